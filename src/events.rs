@@ -146,6 +146,8 @@ pub enum Event<'a> {
     },
     /// A warning for the user; the work continues.
     Warning(&'a Warning),
+    /// What was read from the remote store, or the reason why nothing was.
+    Remote(&'a str),
     /// A message for higher verbosity.
     Notice(&'a str),
 }

@@ -9,7 +9,7 @@
 //! args + pgstencil.toml + environment ─→ Config ─→ Inputs ─→ Recipe ─→ Fingerprint
 //!                                                                        │ look up
 //!      ┌─ ready ───────────────────────────────────────────────────────┤
-//!      │              missing: BuildPermit ─→ Plan: extend or build ─→ fill ─→ seal ─┐
+//!      │              missing: BuildPermit ─→ Plan: pull, extend or build ─→ fill ─→ seal ─┐
 //!      ▼                                                                             ▼
 //!   Template ◄───────────────────────────────────────────────────────────────────────┘
 //!      └─→ clone (warm, or CREATE DATABASE ... TEMPLATE) ─→ lease ─→ command | URL ─→ release ─→ background drop
@@ -42,6 +42,7 @@
 //! | `process` | runs the user's commands: process groups, time-outs, a watchdog that outlives pgstencil |
 //! | `private_server` | the local Postgres that pgstencil starts by itself |
 //! | `pg` | sessions, advisory locks, the server's view of its databases and of the contents of one, every statement with identifiers in it |
+//! | `remote` | templates in a store that several servers share: formats, trust, the operations of a store, `pg_dump` and `pg_restore` |
 //! | `registry` | pgstencil's own tables: templates, clones, databases, events; intents before acts |
 //! | `variables` | the environment of the user's commands: standard variables, placeholders filled |
 //! | `context` | the facts that each step from template to clone needs; the source that fills a missing template |
@@ -269,6 +270,7 @@ mod private_server;
 mod process;
 mod quantity;
 mod registry;
+mod remote;
 pub mod retention;
 mod stencil;
 mod template;

@@ -181,6 +181,16 @@ impl NewFile {
         &mut self.file
     }
 
+    /// Gives it the final name, for a file that need not outlive a crash of the machine.
+    ///
+    /// # Errors
+    /// As [`NewFile::finish`].
+    pub(crate) fn keep(mut self) -> io::Result<()> {
+        fs::rename(&self.path, &self.name)?;
+        self.is_kept = true;
+        Ok(())
+    }
+
     /// Replaces a file or link of the final name. The disk has the content before that.
     ///
     /// # Errors
@@ -327,6 +337,46 @@ pub(crate) fn replace_file(file: &Path, content: &[u8], reader: Reader) -> io::R
     fs::rename(&new, file).inspect_err(|_| {
         let _ = fs::remove_file(&new);
     })
+}
+
+/// Creates a file for everybody who may read its directory, whose mode decides who that is. A name that exists is an
+/// error with `create_only`, else it is replaced. No reader sees a part of it.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] with `create_only`; errors of the system.
+pub(crate) fn publish_file(file: &Path, content: &[u8], create_only: bool) -> io::Result<()> {
+    let directory = fs::metadata(file.parent().unwrap_or(Path::new(".")))?.mode();
+    let new = file.with_file_name(format!(".pgstencil-{}", names::random_text(12)));
+    create_file(&new, content)?;
+    let publish = || {
+        fs::set_permissions(&new, fs::Permissions::from_mode(FILE | (directory & 0o044)))?;
+        match create_only {
+            // Fails if the name exists; a rename would replace it.
+            true => fs::hard_link(&new, file).and_then(|()| fs::remove_file(&new)),
+            false => fs::rename(&new, file),
+        }
+    };
+    publish().inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })
+}
+
+/// Creates the missing directories of a path below `top`, which exists. They get the permissions of `top`.
+///
+/// # Errors
+/// Errors of the system.
+pub(crate) fn publish_directories(top: &Path, below: &Path) -> io::Result<()> {
+    let mode = fs::metadata(top)?.mode() & 0o7777;
+    let mut directory = top.to_owned();
+    for part in below {
+        directory.push(part);
+        match create_directory(&directory) {
+            Ok(()) => fs::set_permissions(&directory, fs::Permissions::from_mode(DIRECTORY | mode))?,
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Opens a file to read and to append to it. Creates a missing file with mode 0600, and closes a file that

@@ -48,6 +48,8 @@ pub enum Outcome {
     Miss,
     /// An incremental build made the template, on a copy of the nearest older one.
     Extended,
+    /// The template was pulled from the remote store.
+    Pulled,
     /// The template was built, but the build command did nothing for the new migrations, so it was not
     /// sealed.
     Unsealed,
@@ -64,6 +66,7 @@ impl Outcome {
             Outcome::Hit => "hit",
             Outcome::Miss => "miss",
             Outcome::Extended => "extended",
+            Outcome::Pulled => "pulled",
             Outcome::Unsealed => "unsealed",
             Outcome::Fallback => "fallback",
             Outcome::Reused => "reused",

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use super::key::{PublicKey, SecretKey};
+use super::key::{PublicKey, Purpose, SecretKey};
 use super::{Checked, FORMAT, Manifest, Platform, Reason, Unusable};
 
 const MAGIC: &str = "pgstencil-cache ";
@@ -22,7 +22,7 @@ pub(super) fn write(manifest: &Manifest, key: Option<&SecretKey>, to: &mut impl 
     writeln!(to, "{MAGIC}{FORMAT} {}", blake3::hash(&text).to_hex())?;
     to.write_all(&text)?;
     match key {
-        Some(key) => writeln!(to, "\nsigned {} {}", key.public(), key.sign(&text)),
+        Some(key) => writeln!(to, "\nsigned {} {}", key.public(), key.sign(Purpose::CacheFile, &text)),
         None => writeln!(to, "\nunsigned"),
     }
 }
@@ -167,7 +167,7 @@ fn signer(manifest: &[u8], line: &[u8]) -> Checked<Option<PublicKey>> {
     let (key, signature) =
         line.strip_prefix("signed ").and_then(|rest| rest.split_once(' ')).ok_or_else(damaged)?;
     let key = PublicKey::parse(key).map_err(|_| damaged())?;
-    match key.verifies(manifest, signature) {
+    match key.verifies(Purpose::CacheFile, manifest, signature) {
         true => Ok(Some(key)),
         false => Err(damaged()),
     }

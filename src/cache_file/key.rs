@@ -1,4 +1,4 @@
-//! Keys for the signature of a cache file (ed25519).
+//! Keys for the signatures of cache files and of entries of a remote store (ed25519).
 
 use std::fmt;
 
@@ -10,8 +10,23 @@ use crate::error::{Error, Result};
 const PUBLIC: &str = "ed25519:";
 /// The beginning of a secret key's text.
 const SECRET: &str = "ed25519-secret:";
-/// What is signed begins with this, so that the signature is valid for nothing else.
-const PURPOSE: &[u8] = b"pgstencil cache file\0";
+/// The kind of text that is signed. What is signed begins with it, so that the signature is valid for nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The manifest of a cache file.
+    CacheFile,
+    /// The manifest or the head of an entry of a remote store.
+    RemoteEntry,
+}
+
+impl Purpose {
+    fn text(self) -> &'static [u8] {
+        match self {
+            Purpose::CacheFile => b"pgstencil cache file\0",
+            Purpose::RemoteEntry => b"pgstencil remote entry\0",
+        }
+    }
+}
 
 /// A key that may sign.
 #[derive(Clone)]
@@ -69,8 +84,9 @@ impl SecretKey {
         PublicKey(self.0.verifying_key())
     }
 
-    pub(super) fn sign(&self, manifest: &[u8]) -> String {
-        hex(&self.0.sign(&[PURPOSE, manifest].concat()).to_bytes())
+    /// Signs a text, for this purpose only.
+    pub(crate) fn sign(&self, purpose: Purpose, text: &[u8]) -> String {
+        hex(&self.0.sign(&[purpose.text(), text].concat()).to_bytes())
     }
 }
 
@@ -92,10 +108,11 @@ impl PublicKey {
         })
     }
 
-    pub(super) fn verifies(&self, manifest: &[u8], signature: &str) -> bool {
+    /// Returns whether the signature is that of this key, text and purpose.
+    pub(crate) fn verifies(&self, purpose: Purpose, text: &[u8], signature: &str) -> bool {
         bytes::<64>(signature).is_some_and(|signature| {
             let signature = Signature::from_bytes(&signature);
-            self.0.verify_strict(&[PURPOSE, manifest].concat(), &signature).is_ok()
+            self.0.verify_strict(&[purpose.text(), text].concat(), &signature).is_ok()
         })
     }
 }
@@ -125,11 +142,15 @@ mod tests {
         let again = SecretKey::parse(&format!("{}\n", key.reveal())).unwrap();
         let public = PublicKey::parse(&again.public().to_string()).unwrap();
         assert_eq!(public, key.public());
-        let signature = key.sign(b"text");
-        assert!(public.verifies(b"text", &signature));
-        assert!(!public.verifies(b"texT", &signature));
-        assert!(!SecretKey::random().unwrap().public().verifies(b"text", &signature));
-        assert!(!public.verifies(b"text", "00") && !public.verifies(b"text", &"0".repeat(128)));
+        let purpose = Purpose::CacheFile;
+        let signature = key.sign(purpose, b"text");
+        assert!(public.verifies(purpose, b"text", &signature));
+        assert!(!public.verifies(Purpose::RemoteEntry, b"text", &signature));
+        assert!(!public.verifies(purpose, b"texT", &signature));
+        assert!(!SecretKey::random().unwrap().public().verifies(purpose, b"text", &signature));
+        assert!(
+            !public.verifies(purpose, b"text", "00") && !public.verifies(purpose, b"text", &"0".repeat(128))
+        );
         assert!(!format!("{key:?}").contains(&key.reveal()[SECRET.len()..]));
     }
 

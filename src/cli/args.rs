@@ -31,6 +31,9 @@ Environment:
   PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE ...
                        complete the server URL; alone they select no server
   XDG_CACHE_HOME       directory of the cache of file hashes and of copies of trees
+  PGSTENCIL_PUSH=1     push to the remote store from outside CI
+  PGSTENCIL_UNTRUSTED=1
+                       for jobs of forks: use templates, build only in own clones
   PGSTENCIL_BACKGROUND=off
                        nothing in the background, as `[clone] background`
   NO_COLOR             no colours
@@ -51,7 +54,7 @@ Configuration reference: `pgstencil config schema`, and config/pgstencil.toml in
 /// The commands in the order and under the headings of `pgstencil --help`.
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Databases", &["run", "clone", "release", "prune", "serve"]),
-    ("Templates", &["ensure", "explain", "verify", "evict", "pin", "unpin"]),
+    ("Templates", &["ensure", "explain", "verify", "evict", "pin", "unpin", "push", "pull", "remote"]),
     ("Inspect", &["list", "stats", "doctor", "bench", "paths"]),
     ("Set up", &["init", "server", "cache", "ci", "config", "demo", "completions", "man", "help"]),
 ];

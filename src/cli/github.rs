@@ -44,7 +44,9 @@ fn summary(step: &Step<'_>) -> String {
         seconds(step.took)
     );
     match step.build_time {
-        Some(build) if matches!(step.outcome, "hit" | "reused" | "extended") && build > step.took => {
+        Some(build)
+            if matches!(step.outcome, "hit" | "reused" | "extended" | "pulled") && build > step.took =>
+        {
             text +=
                 &format!(", {} saved compared with a full build", seconds(build.saturating_sub(step.took)));
         }

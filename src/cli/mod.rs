@@ -9,6 +9,7 @@ mod escape;
 mod github;
 mod live;
 mod output;
+mod pushing;
 mod refusal;
 mod resident;
 mod screen;

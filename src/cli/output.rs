@@ -266,6 +266,7 @@ impl Printer {
                 }
             }
             Event::Warning(warning) => self.caution(warning),
+            Event::Remote(text) => self.say(text),
             Event::Notice(text) => self.detail(text),
         }
     }

@@ -2,10 +2,15 @@
 
 use std::path::PathBuf;
 
-use crate::config::{self, CloneSettings, Config, EvictionSettings, Origin, ServerSettings};
+use crate::config::{
+    self, BackgroundWork, CloneSettings, Config, EvictionSettings, Origin, Recycle, RemoteSettings,
+    ServerSettings,
+};
 use crate::env;
 use crate::fingerprint::FileCache;
+use crate::git::{Head, Tree};
 use crate::private_server::{PrivateServer, State, notice};
+use crate::remote::Remote;
 use crate::stencil::locate::{self, Locator, Told};
 use crate::stencil::{Holder, Variable, checkout};
 use crate::{Error, Kind, Result, Stencil};
@@ -44,6 +49,7 @@ impl App {
                 definitions: Vec::new(),
                 clone: CloneSettings::default(),
                 eviction: EvictionSettings::default(),
+                remote: RemoteSettings::default(),
             }),
         }
     }
@@ -86,6 +92,26 @@ impl App {
             }
         }
         self.stencil_of(config).await.map(Some)
+    }
+
+    /// The project's stencil, for commands about the remote store: they ask it even if it failed a moment ago.
+    pub(super) async fn stencil_asking_the_store(&self) -> Result<Stencil> {
+        let config = self.config()?;
+        let remote = self.store_of(&config)?;
+        Ok(self.stencil_of(config).await?.with_remote(remote))
+    }
+
+    /// The remote store of the config, if there is one. Needs no server.
+    pub(super) fn store(&self) -> Result<Option<Remote>> {
+        self.store_of(&self.config()?)
+    }
+
+    fn store_of(&self, config: &Config) -> Result<Option<Remote>> {
+        let branch = match Tree::find(&config.root).and_then(|tree| tree.git?.head()) {
+            Some(Head::Branch(branch)) => Some(branch),
+            _ => None,
+        };
+        Ok(Remote::open(config, &self.env, branch.as_deref())?.map(Remote::insisting))
     }
 
     /// Where the server is looked for.
@@ -133,6 +159,12 @@ impl App {
     async fn stencil_with_drops(&self, mut config: Config) -> Result<Stencil> {
         let locator = self.locator();
         config.clone.background = locator.background(&config)?;
+        let untrusted = self.env.non_empty(env::UNTRUSTED).is_some_and(|value| value != "0");
+        if untrusted {
+            // What this job left running would serve others.
+            config.clone.background = BackgroundWork::Off;
+            config.clone.recycle = Recycle::Never;
+        }
         let ServerSettings { client_host, client_port, .. } = &mut config.server;
         *client_host = match &self.shared.client_host {
             Some(host) => Some(host.clone()),
@@ -152,10 +184,12 @@ impl App {
             self.printer.warn(&format!("cannot find out the branch: {why}"));
         }
         let cache = self.file_cache(config.file_cache, &holder);
+        let remote = Remote::open(&config, &self.env, holder.branch.as_deref())?;
         let stencil = Stencil::new(config, endpoint, holder, self.variable());
         let building = self.env.non_empty(env::BUILDING).unwrap_or_default();
         let stencil = stencil.within_builds(building).with_file_cache(cache);
-        Ok(stencil.with_copies_in(self.env.cache_dir()))
+        let stencil = stencil.with_copies_in(self.env.cache_dir());
+        Ok(stencil.with_remote(remote).with_untrusted(untrusted))
     }
 
     /// The cache of file hashes that commands of this user on this machine share.

@@ -43,7 +43,7 @@ pub(super) fn config(doc: &Document<'_>, tables: File, file: &Path, folder: &Pat
             .whole("no `[template.NAME]`: there is nothing to build")
             .hint(format!("add a definition:\n{MINIMAL}")));
     }
-    let File { file_cache, mut server, mut clone, eviction, template, .. } = tables;
+    let File { file_cache, mut server, mut clone, eviction, remote, template, .. } = tables;
     if let Some(bindir) = &mut server.bindir {
         if bindir.to_string_lossy().trim().is_empty() {
             return Err(doc
@@ -71,6 +71,7 @@ pub(super) fn config(doc: &Document<'_>, tables: File, file: &Path, folder: &Pat
         definitions,
         clone,
         eviction,
+        remote,
     })
 }
 

@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 
 pub use model::{
     BackgroundWork, ClientFor, CloneSettings, Definition, EvictionSettings, Extend, InputLines, Named,
-    Normalize, Order, Rebuild, Recycle, ServerSettings, Strategy, Waypoints,
+    Normalize, Order, Push, Rebuild, Recycle, RemoteSettings, ServerSettings, Strategy, Waypoints,
 };
 pub use trust::{Found, Origin, load_again};
 pub use value::{Form, UrlSetting};
@@ -74,6 +74,8 @@ pub struct Config {
     pub clone: CloneSettings,
     /// `[eviction]`
     pub eviction: EvictionSettings,
+    /// `[remote]`
+    pub remote: RemoteSettings,
 }
 
 impl Config {
@@ -172,6 +174,7 @@ impl Config {
             server: self.server.clone(),
             clone: self.clone.clone(),
             eviction: self.eviction.clone(),
+            remote: self.remote.clone(),
             defaults: None,
             template: self.definitions.iter().map(|d| (d.name.clone(), d.clone())).collect(),
         }

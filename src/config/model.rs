@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    Account, Alias, Column, DatabaseName, Form, Glob, Host, OptionalCommand, Pattern, RegistryName,
-    RootedPath, Size, Time, TimeOrNever, UrlSetting, Variable, list,
+    Account, Alias, Column, DatabaseName, Form, Gain, Glob, Host, OptionalCommand, Pattern, RegistryName,
+    RootedPath, SigningKey, Size, StoreUrl, Time, TimeOrNever, TrustedKey, UrlSetting, Variable, list,
 };
 use crate::names::EMPTY_DATABASE;
 
@@ -30,6 +30,7 @@ pub(super) struct File {
     pub(super) server: ServerSettings,
     pub(super) clone: CloneSettings,
     pub(super) eviction: EvictionSettings,
+    pub(super) remote: RemoteSettings,
     /// What several definitions share: any key of `[template.NAME]`. Those of a definition win; tables such as
     /// `env` are put together.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,6 +48,7 @@ impl Default for File {
             server: ServerSettings::default(),
             clone: CloneSettings::default(),
             eviction: EvictionSettings::default(),
+            remote: RemoteSettings::default(),
             defaults: None,
             template: BTreeMap::new(),
         }
@@ -159,6 +161,58 @@ impl Default for EvictionSettings {
             keep: 2,
         }
     }
+}
+
+/// A store of templates that several servers share. Only the command `pgstencil` uses it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RemoteSettings {
+    /// `file:///DIRECTORY`, `s3://BUCKET/PATH`, `gs://…`, `az://…` or `https://…`, or `env:NAME` for the variable that
+    /// holds the URL. Default: no store.
+    pub url: Option<StoreUrl>,
+    /// Which commands push the templates that they build.
+    pub push: Push,
+    /// Public keys whose signatures are accepted, or `env:NAME`. Without keys, only a directory that belongs to you or
+    /// root is read.
+    #[serde(deserialize_with = "list")]
+    pub trust: Vec<TrustedKey>,
+    /// The key that signs what is pushed: `env:NAME` for the variable that holds it, or a file, relative to the root.
+    pub signing_key: Option<SigningKey>,
+    /// A template is pulled only if that is expected to save at least this time; a duration. `0s`: always.
+    pub min_gain: Gain,
+    /// Time limit of one look into the store, of one download and of one upload; a duration.
+    pub timeout: Time,
+    /// Age since the last use after which `remote prune` deletes an entry; a duration, or `never`.
+    pub keep: TimeOrNever,
+}
+
+impl Default for RemoteSettings {
+    fn default() -> Self {
+        RemoteSettings {
+            url: None,
+            push: Push::Never,
+            trust: Vec::new(),
+            signing_key: None,
+            min_gain: Gain::of_seconds(1),
+            timeout: Time::of_seconds(20),
+            keep: TimeOrNever::of_hours(30 * 24),
+        }
+    }
+}
+
+/// `[remote] push`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Push {
+    /// None.
+    #[default]
+    Never,
+    /// CI jobs of the default branch, of protected branches and of tags; elsewhere those with `PGSTENCIL_PUSH=1`.
+    Trusted,
+    /// All, but never jobs of a pull request from a fork, of `pull_request_target` or of `workflow_run`.
+    Always,
 }
 
 /// One template definition.

@@ -75,6 +75,7 @@ fn the_least_config_has_all_defaults() {
             server: ServerSettings::default(),
             clone: CloneSettings::default(),
             eviction: EvictionSettings::default(),
+            remote: RemoteSettings::default(),
             definitions: vec![Definition {
                 name: "app".into(),
                 migrations: vec!["migrations/**/*.sql".into()],
@@ -1175,6 +1176,7 @@ fn the_reference_equals_the_defaults() {
     assert_eq!(reference.server, minimal.server);
     assert_eq!(reference.clone, minimal.clone);
     assert_eq!(reference.eviction, minimal.eviction);
+    assert_eq!(reference.remote, minimal.remote);
     assert_eq!(reference.definitions, minimal.definitions);
 }
 

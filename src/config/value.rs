@@ -261,6 +261,16 @@ checked! {
         false => Err(Refusal::new(format!("is `{text}`, not a host"))
             .hint("write a host name, an address or a socket directory; the port goes to `client_port`")),
     };
+    /// The URL of a store of templates, or `env:NAME` for the variable that holds it.
+    StoreUrl: check_store;
+    /// A public key, or `env:NAME` for the variable that holds one or several.
+    TrustedKey: |text| check_key(text, "ed25519:", "a public key");
+    /// The source of a signing key: `env:NAME`, or a file.
+    SigningKey: |text| match text.starts_with("ed25519-secret:") {
+        true => Err(Refusal::new("is a signing key, which must stay secret")
+            .hint("write `env:NAME` for the variable that holds it, or the path of the file")),
+        false => check_key(text, "", "the source of a signing key"),
+    };
     /// The name of an operating system account.
     Account: |text| match text.trim() {
         "" => Err(Refusal::new("is empty").hint("leave the key out to let pgstencil find one")),
@@ -291,9 +301,35 @@ pub enum Form {
     Python,
 }
 
-written! { Time, TimeOrNever, Size, OptionalCommand, Form, UrlSetting }
+/// A duration, which may be zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gain(Duration);
+
+impl Gain {
+    pub(super) const fn of_seconds(seconds: u64) -> Self {
+        Gain(Duration::from_secs(seconds))
+    }
+}
+
+impl Written for Gain {
+    const EXAMPLES: &'static [&'static str] = &["0s", "1s", "10s"];
+
+    fn read(text: &str) -> Result<Self, Refusal> {
+        match humantime::parse_duration(text) {
+            Ok(Duration::ZERO) => Ok(Gain(Duration::ZERO)),
+            _ => duration(text).map(Gain).map_err(|why| why.hint("write it like `0s`, `1s` or `10s`")),
+        }
+    }
+
+    fn write(&self) -> Cow<'_, str> {
+        setting(self.0).into()
+    }
+}
+
+written! { Time, Gain, TimeOrNever, Size, OptionalCommand, Form, UrlSetting }
 holds! {
     Time => Duration,
+    Gain => Duration,
     TimeOrNever => Option<Duration>,
     Size => Option<u64>,
     OptionalCommand => Option<String>,
@@ -315,6 +351,10 @@ mod literals {
 }
 
 impl Time {
+    pub(super) const fn of_seconds(seconds: u64) -> Self {
+        Time(Duration::from_secs(seconds))
+    }
+
     pub(super) const fn of_minutes(minutes: u64) -> Self {
         Time(Duration::from_secs(minutes * 60))
     }
@@ -559,6 +599,46 @@ fn check_column(text: &str) -> Result<(), Refusal> {
         false => Ok(()),
         true => Err(Refusal::new(format!("is `{text}`, which names no column"))
             .hint("write `table.column` or `schema.table.column`; `table.*` is every column")),
+    }
+}
+
+/// Schemes of stores. All but `file` need the cargo feature `remote`.
+const SCHEMES: [&str; 6] = ["file", "s3", "gs", "az", "https", "http"];
+
+fn check_store(text: &str) -> Result<(), Refusal> {
+    if let Some(name) = text.strip_prefix("env:") {
+        return check_variable(name);
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(Refusal::new(format!("is `{text}`, which is not a URL"))
+            .hint("write it like `file:///mnt/templates` or `s3://bucket/path`"));
+    };
+    if !SCHEMES.contains(&scheme) {
+        return Err(Refusal::new(format!("has the unknown scheme `{scheme}`"))
+            .hint("use `file`, `s3`, `gs`, `az` or `https`"));
+    }
+    if scheme == "file" && !rest.starts_with('/') {
+        return Err(Refusal::new(format!("is `{text}`, without an absolute path"))
+            .hint("write three slashes: `file:///mnt/templates`"));
+    }
+    if scheme != "file" && rest.split('/').next().is_some_and(|host| host.contains('@')) {
+        return Err(Refusal::new("contains a user or a password")
+            .hint("leave them out: the provider's own variables and files hold the credentials"));
+    }
+    match rest.trim_matches('/').is_empty() {
+        true => Err(Refusal::new(format!("is `{text}`, which names no place"))),
+        false => Ok(()),
+    }
+}
+
+fn check_key(text: &str, prefix: &str, what: &str) -> Result<(), Refusal> {
+    if let Some(name) = text.strip_prefix("env:") {
+        return check_variable(name);
+    }
+    match text.trim().is_empty() || !text.starts_with(prefix) {
+        true => Err(Refusal::new(format!("is not {what}"))
+            .hint("`pgstencil cache new-key FILE` makes a signing key and prints its public key")),
+        false => Ok(()),
     }
 }
 

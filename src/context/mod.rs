@@ -17,6 +17,8 @@ use crate::names::Fingerprint;
 use crate::pg::{Deadline, Endpoint};
 use crate::registry::owner::Asker;
 use crate::registry::{Happened, Holder, Occurrence, ProjectSettings};
+use crate::remote::Remote;
+use crate::remote::tools::ToolSearch;
 
 /// A definition, its server and project, the holder, and the limits in time.
 #[derive(Clone)]
@@ -47,6 +49,12 @@ pub(crate) struct Context<'a> {
     pub(crate) keep_failed: bool,
     /// Runs full builds only, no incremental builds.
     pub(crate) full_build: bool,
+    /// Store of templates that several servers share.
+    pub(crate) remote: Option<&'a Remote>,
+    /// Search for `pg_dump` and `pg_restore`.
+    pub(crate) tools: &'a ToolSearch,
+    /// Whether what is built must serve no other command.
+    pub(crate) untrusted: bool,
     /// Builds that the caller is a part of, as in [`BUILDING`](crate::env::BUILDING).
     pub(crate) building: &'a [String],
 }

@@ -127,6 +127,18 @@ pub(crate) fn background_off() -> Check {
     )
 }
 
+/// Returns a finding about the remote store as a check.
+#[cfg(feature = "cli")]
+pub(crate) fn of_store(finding: &crate::remote::Finding) -> Check {
+    let status = match finding.level {
+        crate::remote::Level::Ok => Status::Ok,
+        crate::remote::Level::Warning => Status::Warning,
+        crate::remote::Level::Problem => Status::Problem,
+    };
+    let words = format!("{}: {}", finding.name, finding.words);
+    Check { hint: finding.hint.clone(), ..Check::new("remote store", status, words) }
+}
+
 /// Objects to check, and the settings for the checks.
 pub(crate) struct Patient<'a> {
     /// The server.

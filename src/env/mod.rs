@@ -56,6 +56,10 @@ variables! {
     GITHUB_STEP_SUMMARY = "GITHUB_STEP_SUMMARY";
     /// GitHub Actions: whether the runner is `github-hosted` or `self-hosted`.
     RUNNER_ENVIRONMENT = "RUNNER_ENVIRONMENT";
+    /// Pushes templates to the remote store from outside CI, if `[remote] push` is "trusted" or "always".
+    PUSH = "PGSTENCIL_PUSH";
+    /// Set in jobs of forks on a server that others share: what they build serves no other command.
+    UNTRUSTED = "PGSTENCIL_UNTRUSTED";
     /// Who owns named clones, in place of this machine and this checkout.
     OWNER = "PGSTENCIL_OWNER";
     /// GitHub Actions, on a pull request: its branch. The first of these that is set is the branch where

@@ -469,6 +469,24 @@ pub(crate) struct BuiltWith {
     /// The database that its full build started from, if that was not the empty one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<Source>,
+    /// Whether it, or a base that it was built on, was restored from a dump: then it differs from a build in what a
+    /// dump does not keep.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) restored: bool,
+    /// The store that it was pulled from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pulled: Option<PulledFrom>,
+}
+
+/// Store that a template was pulled from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct PulledFrom {
+    /// Its URL.
+    pub(crate) place: String,
+    /// Key that signed the entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signed_by: Option<String>,
 }
 
 /// A database that builds start from, in its state at one of the builds.

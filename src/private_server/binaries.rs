@@ -277,6 +277,20 @@ fn parse_version(said: &str) -> Option<(u32, u32)> {
     Some((digits(version)?, minor.unwrap_or(0)))
 }
 
+/// Returns the directories in which client programs may be: `bindir`, those of the PATH, and those in which packages
+/// install Postgres. They need not exist.
+pub(crate) fn client_directories(bindir: Option<&Path>, path: Option<&OsStr>) -> Vec<PathBuf> {
+    let path = path.map(std::env::split_paths).into_iter().flatten().filter(|d| d.is_absolute());
+    let packages = DIRECTORIES.iter().flat_map(|pattern| expand(pattern));
+    let mut all: Vec<PathBuf> = Vec::new();
+    for directory in bindir.map(Path::to_owned).into_iter().chain(path).chain(packages) {
+        if !all.contains(&directory) {
+            all.push(directory);
+        }
+    }
+    all
+}
+
 /// Returns the directories that match a pattern with at most one `*`, in any order.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {

@@ -50,6 +50,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Kind, Result};
 use crate::url::ServerUrl;
 pub(crate) use aside::notice;
+pub(crate) use binaries::client_directories;
 pub(crate) use clients::{APPLICATION, BACKGROUND, Occupied};
 #[cfg(feature = "cli")]
 pub(crate) use restore::Restored;

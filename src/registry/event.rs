@@ -42,6 +42,8 @@ pub(crate) struct Tally {
     pub(crate) misses: i64,
     /// Number of incremental builds.
     pub(crate) extensions: i64,
+    /// Number of templates that were pulled from the remote store.
+    pub(crate) pulls: i64,
     /// Number of full builds in two steps: those that built a waypoint first.
     pub(crate) waypoints: i64,
     /// Number of clones for which no template could be copied.
@@ -90,6 +92,8 @@ words! {
         Miss = "miss",
         /// It was built on a copy of another one.
         Extended = "extended",
+        /// It was pulled from the remote store.
+        Pulled = "pulled",
         /// It was built by `build_until`, as the first step of a full build.
         Waypoint = "waypoint",
         /// Its build ended without a seal, since its new migrations changed nothing.

@@ -1,6 +1,7 @@
 //! Rows of `pgstencil.template`: building → ready, or broken.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
@@ -202,6 +203,10 @@ const INSERT: &str = "INSERT INTO pgstencil.template (project, definition, finge
      SELECT $1, $2, $3, 'building', $4, $5, b.fingerprint, $7, coalesce(b.chain, -1) + 1, $8, \
      coalesce(b.fresh_at, now()), $9, r.oid, $11 FROM pg_roles r \
      LEFT JOIN pgstencil.template b ON b.id = $6 WHERE r.rolname::text = $10 RETURNING id";
+const INSERT_PULLED: &str = "INSERT INTO pgstencil.template (project, definition, fingerprint, state, recipe, builder, \
+     base_fingerprint, added, chain, provisional, fresh_at, extend, built_by, waypoint) \
+     SELECT $1, $2, $3, 'building', $4, $5, $6, $7, $8, $9, now() - make_interval(secs => $10), $11, r.oid, false \
+     FROM pg_roles r WHERE r.rolname::text = $12 RETURNING id";
 const REPLACE: &str = "UPDATE pgstencil.template SET state = 'broken', reason = 'a full build replaced it', \
      kept_until = NULL WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = 'ready' \
      AND built_by = (SELECT n.built_by FROM pgstencil.template n WHERE n.id = $4) RETURNING id";
@@ -244,6 +249,21 @@ pub(crate) enum Step<'a> {
     Extension(NewExtension<'a>),
     /// A build by `build_until`. `provisional`: whether a full build is to replace it.
     Waypoint { provisional: bool },
+    /// A restore of an entry of the remote store.
+    Pulled(NewPulled<'a>),
+}
+
+/// Values that register a restore.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewPulled<'a> {
+    /// Base of its incremental build and the migrations that were added to it, if it was built so.
+    pub(crate) extends: Option<(&'a Fingerprint, &'a [RelPath])>,
+    /// Number of incremental builds since the full build.
+    pub(crate) chain: i32,
+    /// Whether a full build is to replace it.
+    pub(crate) provisional: bool,
+    /// Age of its oldest contents.
+    pub(crate) contents: Duration,
 }
 
 /// Values that register a build on a copy of another template.
@@ -570,13 +590,16 @@ impl Registry {
         extend: Extend,
         step: Option<Step<'_>>,
     ) -> Result<i64> {
+        let kept = KeptRecipe::new(recipe, &self.recipe_key().await?);
+        if let Some(Step::Pulled(pulled)) = step {
+            return self.insert_pulled(project, definition, recipe, &kept, builder, extend, pulled).await;
+        }
         let (extension, waypoint, provisional) = match step {
-            None => (None, false, false),
+            None | Some(Step::Pulled(_)) => (None, false, false),
             Some(Step::Extension(extension)) => (Some(extension), false, extension.provisional),
             Some(Step::Waypoint { provisional }) => (None, true, provisional),
         };
         let role = self.facts().began_as.clone();
-        let kept = KeptRecipe::new(recipe, &self.recipe_key().await?);
         self.session()
             .scalar(sql::fill(
                 INSERT,
@@ -596,6 +619,44 @@ impl Registry {
             ))
             .await
             .doing(|| "register a build".into())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the values of one row")]
+    async fn insert_pulled(
+        &mut self,
+        project: &str,
+        definition: &str,
+        recipe: &Recipe,
+        kept: &KeptRecipe,
+        builder: &Holder,
+        extend: Extend,
+        pulled: NewPulled<'_>,
+    ) -> Result<i64> {
+        let role = self.facts().began_as.clone();
+        let (base, added, chain) = match pulled.extends {
+            Some((base, added)) => (Some(base), added, pulled.chain.max(1)),
+            None => (None, &[][..], 0),
+        };
+        self.session()
+            .scalar(sql::fill(
+                INSERT_PULLED,
+                &[
+                    &project,
+                    &definition,
+                    &recipe.fingerprint(),
+                    &Json(kept),
+                    &Json(builder),
+                    &base,
+                    &Json(added),
+                    &chain,
+                    &(pulled.provisional && chain > 0),
+                    &Seconds::from(pulled.contents),
+                    &extend,
+                    &role,
+                ],
+            ))
+            .await
+            .doing(|| "register a restore".into())
     }
 
     /// Shows the build's last lines to the processes that wait for it.

@@ -23,6 +23,12 @@ impl Stencil {
         if self.is_background_off() {
             checks.push(doctor::background_off());
         }
+        #[cfg(feature = "cli")]
+        if let Some(remote) = self.remote() {
+            let (major, superuser) = self.server_for_store(deadline).await;
+            let findings = self.examine_store(remote, major, superuser, false).await;
+            checks.extend(findings.iter().map(doctor::of_store));
+        }
         if fix {
             doctor::fix(&patient, &mut checks).await?;
             // The reason why it cannot be opened is already a check.

@@ -12,6 +12,7 @@ use crate::pg::Session;
 use crate::pg::session::OpenError;
 use crate::registry::event::Costs;
 use crate::registry::{Registry, TemplateRow};
+use crate::remote::Shown;
 use crate::retention::evidence::{Evidence, Outlook};
 use crate::template::waypoint::{self, Stop, Waypoint};
 use crate::template::{self, FullBuild, Looking, NoBase, Plan, Unusable};
@@ -42,6 +43,8 @@ pub(crate) struct OnServer {
     pub(crate) costs: Costs,
     /// The nearest template, or the requested one.
     pub(crate) nearest: Option<Nearest>,
+    /// What the remote store has, if there is one and no ready template.
+    pub(crate) remote: Option<Shown>,
 }
 
 /// Action of a command that needs the template.
@@ -204,8 +207,11 @@ impl Stencil {
                     if let Some(prefix) = against {
                         return Err(unknown(prefix));
                     }
+                    let recipe = inputs.with_server(self.traits(deadline).await?);
+                    let context = self.context(definition, deadline, &|_| {}, false);
                     OnServer {
-                        recipe: inputs.with_server(self.traits(deadline).await?),
+                        remote: template::look_into_store(&context, &recipe, None).await,
+                        recipe,
                         now: Now::build(NOTHING_YET.into(), None),
                         unusable: None,
                         costs: Costs::default(),
@@ -324,7 +330,15 @@ impl Stencil {
             Plan::Build((), why) => Now::build(why.to_string(), None),
             Plan::Changed(never) => match never {},
         };
+        let remote = match &now {
+            Now::Hit { .. } | Now::Wait { .. } => None,
+            Now::Extend { .. } => {
+                template::look_into_store(&context, &recipe, costs.extension.or(costs.full)).await
+            }
+            Now::Build { .. } => template::look_into_store(&context, &recipe, costs.full).await,
+        };
         Ok(OnServer {
+            remote,
             now,
             unusable,
             costs,

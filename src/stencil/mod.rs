@@ -21,6 +21,8 @@ mod owed;
 mod prune;
 mod rebuild;
 mod release;
+#[cfg(feature = "cli")]
+mod remote;
 mod request;
 mod reuse;
 mod session_cache;
@@ -37,13 +39,16 @@ use self::cleanup_thread::CleanupThread;
 use self::session_cache::SessionCache;
 use crate::config::{BackgroundWork, Config, Definition, ServerSettings};
 use crate::context::{Context, Filler, Source};
-use crate::error::Result;
+use crate::env::{Environment, HOME, PATH, UNTRUSTED, XDG_CACHE_HOME};
+use crate::error::{Error, Result};
 use crate::events::Observe;
 use crate::fingerprint::{FileCache, Inputs, Recipe};
 use crate::names::Fingerprint;
 use crate::pg::catalog;
 use crate::registry::database::Owner;
 use crate::registry::{CloneRow, TemplateRow};
+use crate::remote::Remote;
+use crate::remote::tools::ToolSearch;
 use crate::retention::cleanup::Action;
 use crate::retention::evidence::Evidence;
 pub(crate) use crate::retention::evidence::Outlook;
@@ -64,6 +69,8 @@ pub use self::leases::{Lease, LeasedClone, LeasedDatabase, Leases, Ttl};
 pub use self::open::StencilBuilder;
 pub(crate) use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::release::Released;
+#[cfg(feature = "cli")]
+pub(crate) use self::remote::Pushed;
 pub use self::request::DatabaseRequest;
 pub(crate) use self::reuse::Age;
 pub(crate) use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
@@ -96,6 +103,9 @@ pub struct Stencil {
     file_cache: Arc<FileCache>,
     full_build: bool,
     building: Arc<[String]>,
+    remote: Option<Arc<Remote>>,
+    untrusted: bool,
+    tools: Arc<ToolSearch>,
     demands: Arc<upkeep::Demands>,
     filler: Option<Filler>,
     /// Directory for copies of the tree.
@@ -159,6 +169,13 @@ impl Stencil {
             }),
             BackgroundWork::Off => CleanupThread::off(),
         };
+        let known = [XDG_CACHE_HOME, HOME].map(|name| (name, variable(name)));
+        let known: Environment = known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let tools = ToolSearch {
+            path: variable(PATH),
+            bindir: config.server.bindir.clone(),
+            cache: known.cache_dir(),
+        };
         Stencil {
             config,
             endpoint,
@@ -169,6 +186,9 @@ impl Stencil {
             file_cache: Arc::new(file_cache),
             full_build: false,
             building: Arc::default(),
+            remote: None,
+            untrusted: false,
+            tools: Arc::new(tools),
             demands: Arc::default(),
             filler: None,
             copies: None,
@@ -183,6 +203,36 @@ impl Stencil {
     #[must_use]
     pub(crate) fn within_builds(mut self, building: &str) -> Self {
         self.building = building.lines().map(str::to_owned).collect();
+        self
+    }
+
+    /// Sets whether what is built here must serve no other command: jobs of forks, on servers that others share. They use
+    /// templates that exist; otherwise the build command runs directly in the clone.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub(crate) fn with_untrusted(mut self, untrusted: bool) -> Self {
+        self.untrusted = untrusted;
+        self
+    }
+
+    /// Fails for a caller whose results must serve no other command.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`]
+    pub(crate) fn refuse_untrusted(&self, what: &str) -> Result<()> {
+        match self.untrusted {
+            false => Ok(()),
+            true => Err(Error::failed(format!("nothing was {what}: {UNTRUSTED} is set"))
+                .detail("what such a job builds or pulls serves no other command")
+                .hint("`pgstencil run` uses templates that exist, and else builds in its own clone")),
+        }
+    }
+
+    /// Sets the store of templates that several servers share.
+    #[cfg(feature = "cli")]
+    #[must_use]
+    pub(crate) fn with_remote(mut self, remote: Option<Remote>) -> Self {
+        self.remote = remote.map(Arc::new);
         self
     }
 
@@ -350,6 +400,9 @@ impl Stencil {
             source,
             keep_failed,
             full_build: self.full_build,
+            remote: self.remote.as_deref(),
+            tools: &self.tools,
+            untrusted: self.untrusted,
             building: &self.building,
         }
     }
@@ -415,6 +468,9 @@ impl Stencil {
         let definition = self.definition(definition)?;
         let context = self.context(definition, deadline, observe, keep_failed);
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
+        if self.untrusted && (rebuild || !self.has_ready(&mut registry, &context, &recipe).await?) {
+            self.refuse_untrusted("built")?;
+        }
         self.pay(&mut registry, &context, &[]).await?;
         let mut ensured = self.ensure_with_space(&mut registry, &context, Some(recipe?)).await?;
         ensured.timing.inputs = reading;
@@ -428,6 +484,22 @@ impl Stencil {
         }
         ensured.sealed()?;
         Ok((registry, ensured))
+    }
+
+    /// Returns whether the template of a recipe is ready.
+    async fn has_ready(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        recipe: &Result<Recipe>,
+    ) -> Result<bool> {
+        let Ok(recipe) = recipe else {
+            return Ok(true);
+        };
+        match crate::template::ready(registry, context, &recipe.fingerprint()).await? {
+            Some(template) => template.let_go(registry).await.map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// Lists templates and clones, by one question however many there are, or two if some are provisional or accepted.

@@ -24,6 +24,7 @@ impl Stencil {
         patience: Duration,
         deadline: &Deadline,
     ) -> Result<Rebuilt> {
+        self.refuse_untrusted("built")?;
         let definition = self.definition(Some(definition))?;
         let context = self.context(definition, deadline, &|_| {}, false);
         let mut registry = self.open_registry(deadline).await?;
@@ -46,6 +47,7 @@ impl Stencil {
         rows: bool,
         keep_failed: bool,
     ) -> Result<Verdict> {
+        self.refuse_untrusted("built")?;
         let definition = self.definition(definition)?;
         let context = self.context(definition, deadline, observe, keep_failed);
         let mut registry = self.open_registry(deadline).await?;

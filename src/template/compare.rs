@@ -21,6 +21,7 @@ use crate::pg::session::OpenError;
 use crate::pg::{Patience, Session};
 use crate::registry::database::{NewDatabase, Owner};
 use crate::registry::{DatabaseRow, Registry};
+use crate::remote::tools::scratch;
 
 /// Result of a build, to be compared.
 pub(super) struct Subject<'a> {
@@ -30,6 +31,8 @@ pub(super) struct Subject<'a> {
     pub(super) replays: &'a [Replay],
     /// The shapes of its databases, where they were recorded.
     pub(super) shapes: &'a [Option<String>],
+    /// Whether something in them was restored from a dump.
+    pub(super) restored: bool,
 }
 
 /// Result of a comparison.
@@ -66,23 +69,19 @@ pub(super) async fn compare(
     depth: Depth<'_>,
 ) -> Result<Compared> {
     let owner = Owner::Template(built.id);
-    let new: Vec<NewDatabase> = template
-        .databases()
-        .iter()
-        .map(|d| {
-            let private_name = names::private_name();
-            NewDatabase { alias: d.alias.clone(), name: private_name.clone(), private_name }
-        })
-        .collect();
-    let all = registry.insert_databases(&owner, &new).await?;
-    let mut copies: Vec<DatabaseRow> =
-        all.into_iter().filter(|row| new.iter().any(|n| n.private_name == row.private_name)).collect();
+    let mut copies = new_rows(registry, &owner, template).await?;
+    let mut fresh_rows = built.rows.to_vec();
+    // With those of the dumps.
+    let mut all_copies = copies.clone();
     let words = format!("pgstencil compares {} of {} here", context.definition.name, context.project);
     let found = async {
-        build::copy_base(registry, context, built.id, &mut copies, template, &words).await?;
+        let copied = build::copy_base(registry, context, built.id, &mut copies, template, &words).await;
+        // With what is known of them now.
+        all_copies.clone_from(&copies);
+        copied?;
         // Databases of a set may contain each other's names, as the build saw them.
-        let owner = Owner::Template(template.id);
-        let built_as = registry.databases_of(&owner).await?;
+        let (ours, theirs) = (Owner::Template(built.id), Owner::Template(template.id));
+        let built_as = registry.databases_of(&theirs).await?;
         let veil = names::private_name();
         let reading = Reading {
             veil: &veil,
@@ -96,11 +95,23 @@ pub(super) async fn compare(
         let mut left_out = Vec::new();
         let mut unread = BTreeSet::new();
         let mut contents = Vec::new();
+        // A dump does not keep everything, so both sides go through one. A build on a restored base has that already.
+        let through_dumps = template.restored && !built.restored && !matches!(depth, Depth::Same(_));
+        if through_dumps {
+            let mut again = new_rows(registry, &ours, template).await?;
+            all_copies.extend(again.iter().cloned());
+            through(registry, context, &copies, &mut again).await?;
+            copies = again;
+            let mut again = new_rows(registry, &ours, template).await?;
+            all_copies.extend(again.iter().cloned());
+            through(registry, context, built.rows, &mut again).await?;
+            fresh_rows = again;
+        }
         for (i, copy) in copies.iter().enumerate() {
-            let fresh_name = &built.rows[i].private_name;
+            let fresh_name = &fresh_rows[i].private_name;
             let mut old = read(context, &copy.private_name, &reading).await?;
             let mut fresh = read(context, fresh_name, &reading).await?;
-            for row in copies.iter().chain(&built_as).chain(built.rows) {
+            for row in copies.iter().chain(&built_as).chain(built.rows).chain(&fresh_rows) {
                 for side in [&mut old, &mut fresh] {
                     side.replace(&row.private_name, &format!("({})", row.alias));
                 }
@@ -133,7 +144,7 @@ pub(super) async fn compare(
         if let Depth::Same(rows) = depth
             && differences.is_empty()
         {
-            for (copy, fresh) in copies.iter().zip(built.rows) {
+            for (copy, fresh) in copies.iter().zip(&fresh_rows) {
                 let old = digests(context, &copy.private_name, rows).await?;
                 same_rows &= old == digests(context, &fresh.private_name, rows).await?;
             }
@@ -142,7 +153,7 @@ pub(super) async fn compare(
     }
     .await;
     // Also after a failure: a sealed template has one database for each alias, and no others.
-    let stay = drop::drop_rows(registry, &copies).await?;
+    let stay = drop::drop_rows(registry, &all_copies).await?;
     match stay.first() {
         Some(why) => {
             Err(Error::failed("could not drop a database that was created for the comparison").detail(why))
@@ -168,6 +179,38 @@ pub(super) async fn row_counts(
         }
     }
     Ok(counts)
+}
+
+/// Registers further databases of a build, one for each of the template's.
+async fn new_rows(registry: &mut Registry, owner: &Owner, template: &Template) -> Result<Vec<DatabaseRow>> {
+    let new: Vec<NewDatabase> = template
+        .databases()
+        .iter()
+        .map(|d| {
+            let private_name = names::private_name();
+            NewDatabase { alias: d.alias.clone(), name: private_name.clone(), private_name }
+        })
+        .collect();
+    let all = registry.insert_databases(owner, &new).await?;
+    Ok(all.into_iter().filter(|row| new.iter().any(|n| n.private_name == row.private_name)).collect())
+}
+
+/// Dumps databases, and restores the dumps into new ones.
+async fn through(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    from: &[DatabaseRow],
+    to: &mut [DatabaseRow],
+) -> Result<()> {
+    let tools = context.tools.find(registry.facts().major()).await?;
+    let scratch = scratch(context.tools.cache.as_deref())?;
+    build::create_empty(registry, context, to).await?;
+    for (index, (from, to)) in from.iter().zip(to.iter()).enumerate() {
+        let file = scratch.path.join(format!("{index}.dump"));
+        build::dump(registry, context, &tools, &from.private_name, &file).await?;
+        build::restore_one(registry, context, &tools, &to.private_name, &file, true).await?;
+    }
+    Ok(())
 }
 
 async fn read(context: &Context<'_>, database: &str, reading: &Reading<'_>) -> Result<Inventory> {

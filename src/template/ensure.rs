@@ -6,6 +6,7 @@ use super::build::{self, Ended};
 use super::extend::Base;
 use super::permit::BuildPermit;
 use super::plan::{Change, FullBuild, Plan, Taking, plan};
+use super::pull::{self, Tried};
 use super::waiting::{POLL, builder_of, tell_waiting, wait_for_serial};
 use super::{Ensured, Provenance, Template, Timing, Unsealed, Unusable, unusable, waypoint};
 use crate::context::Context;
@@ -50,14 +51,18 @@ pub(crate) async fn ensure(
                 None
             }
             Plan::Extend(permit, base) => {
-                let built = extend(registry, context, &permit, *base).await;
+                let built = request.extend(registry, &permit, *base).await;
                 permit.release(registry).await;
                 request.on_built(registry, built?).await?
             }
             Plan::Build(permit, why) => {
-                let built = build_fully(registry, context, &permit, &why).await;
+                let built = request.build(registry, &permit, &why).await;
                 permit.release(registry).await;
-                request.on_built(registry, built?).await?
+                match built? {
+                    Some(built) => request.on_built(registry, built).await?,
+                    // There is a base now.
+                    None => None,
+                }
             }
             Plan::Changed(Change::Unsealed(template, unsealed)) => {
                 Some(request.on_unsealed(*template, unsealed))
@@ -84,6 +89,9 @@ struct Request<'a, 'c> {
     /// Whether the inputs already changed during a build.
     overtaken: bool,
     costs: Option<Costs>,
+    /// Whether the remote store was asked for these inputs, and whether the base is from there.
+    asked: bool,
+    pulled_base: bool,
 }
 
 /// The result of a build.
@@ -123,7 +131,71 @@ impl<'a, 'c> Request<'a, 'c> {
             waited: Duration::ZERO,
             overtaken: false,
             costs: None,
+            asked: false,
+            pulled_base: false,
         })
+    }
+
+    /// Builds on an older template, unless the remote store has the template.
+    async fn extend(&mut self, registry: &mut Registry, permit: &BuildPermit, base: Base) -> Result<Built> {
+        let time = self.costs(registry).await?.extension;
+        match self.pull(registry, permit, Some(time)).await? {
+            Tried::Pulled(ended) => {
+                base.template.let_go(registry).await?;
+                return Ok(Built { ended, note: None, outcome: Outcome::Pulled });
+            }
+            Tried::Not(Some(why)) => pull::tell_miss(self.context, &why),
+            Tried::Not(None) => {}
+        }
+        extend(registry, self.context, permit, base).await
+    }
+
+    /// Runs a full build, unless the remote store has the template or a base. `None`: the base was pulled.
+    async fn build(
+        &mut self,
+        registry: &mut Registry,
+        permit: &BuildPermit,
+        why: &FullBuild,
+    ) -> Result<Option<Built>> {
+        let first = !self.asked;
+        if *why != FullBuild::Wanted {
+            match self.pull(registry, permit, None).await? {
+                Tried::Pulled(ended) => {
+                    return Ok(Some(Built { ended, note: None, outcome: Outcome::Pulled }));
+                }
+                Tried::Not(Some(reason)) => {
+                    let mut reason = reason;
+                    if first && *why == FullBuild::NoBase {
+                        match pull::base(registry, self.context, &self.recipe).await? {
+                            Ok(()) => {
+                                self.pulled_base = true;
+                                return Ok(None);
+                            }
+                            Err(Some(other)) if other != reason => reason = format!("{reason}; {other}"),
+                            Err(_) => {}
+                        }
+                    }
+                    pull::tell_miss(self.context, &reason);
+                }
+                Tried::Not(None) => {}
+            }
+        }
+        build_fully(registry, self.context, permit, why).await.map(Some)
+    }
+
+    /// Asks the remote store, once for the same inputs. `extension`: an incremental build is possible, and takes this
+    /// time, if that is known.
+    async fn pull(
+        &mut self,
+        registry: &mut Registry,
+        permit: &BuildPermit,
+        extension: Option<Option<Duration>>,
+    ) -> Result<Tried> {
+        if self.asked || self.context.full_build {
+            return Ok(Tried::Not(None));
+        }
+        self.asked = true;
+        pull::exact(registry, self.context, permit, extension.flatten()).await
     }
 
     async fn on_hit(&mut self, registry: &mut Registry, mut template: Template) -> Result<Ensured> {
@@ -173,6 +245,7 @@ impl<'a, 'c> Request<'a, 'c> {
                 new.tell(self.context);
                 self.overtaken = true;
                 self.recipe = new.recipe;
+                self.asked = false;
                 Ok(None)
             }
         }
@@ -193,6 +266,7 @@ impl<'a, 'c> Request<'a, 'c> {
     ) -> Result<Ensured> {
         let mut provenance = Provenance::of(&template, outcome);
         provenance.note = note;
+        provenance.base_from_remote = self.pulled_base && outcome == Outcome::Extended;
         if provenance.build_time.is_none() {
             provenance.build_time = self.costs(registry).await?.full;
         }

@@ -7,7 +7,7 @@ use crate::context::Context;
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Warning};
 use crate::names::{EMPTY_DATABASE, Mark};
-use crate::pg::catalog::{self, Database, Source};
+use crate::pg::catalog::{self, Database, PulledFrom, Source};
 use crate::pg::inventory::{self, Class, Reading};
 use crate::pg::session::OpenError;
 use crate::pg::{Session, sql};
@@ -20,6 +20,10 @@ pub(super) struct Start {
     pub(super) source: Option<Source>,
     /// Number of objects in each database.
     pub(super) objects: i64,
+    /// Whether something in them was restored from a dump.
+    pub(super) restored: bool,
+    /// The store whose entry is restored.
+    pub(super) pulled: Option<PulledFrom>,
 }
 
 /// Finds the database that the definition's builds start from; `None` if that is the empty one. Reports the
@@ -88,6 +92,7 @@ pub(super) async fn start(
                 contents: contents(&mut session).await?,
             }),
             objects: catalog::objects(&mut session).await?,
+            ..Start::default()
         })
     }
     .await;

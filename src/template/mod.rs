@@ -14,6 +14,10 @@ mod look_up;
 mod permit;
 mod plan;
 mod provenance;
+#[cfg_attr(not(feature = "cli"), path = "pull_off.rs")]
+mod pull;
+#[cfg(feature = "cli")]
+pub(crate) mod push;
 mod rebuild;
 mod source;
 mod unsealed;
@@ -33,6 +37,9 @@ pub(crate) use self::from::look_again;
 pub(crate) use self::look_up::ready;
 pub(crate) use self::plan::{FullBuild, Looking, Plan, plan};
 pub use self::provenance::{Provenance, Timing};
+pub(crate) use self::pull::look as look_into_store;
+#[cfg(feature = "cli")]
+pub(crate) use self::pull::pull_now;
 pub(crate) use self::rebuild::{Rebuilt, rebuild, rebuild_when_due};
 pub(crate) use self::source::overtaken::{Overtaken, changed};
 pub(crate) use self::unsealed::Unsealed;
@@ -74,6 +81,8 @@ pub(crate) struct Template {
     needs_look: bool,
     /// The source of its full build, if that was not the empty database.
     source: Option<Box<Source>>,
+    /// Whether something in it was restored from a dump.
+    restored: bool,
 }
 
 /// Record of the full builds that were to replace an incrementally built template.
@@ -329,6 +338,7 @@ impl Template {
             },
             needs_look: !row.built_with.available.is_empty(),
             source: row.built_with.0.source.clone().map(Box::new),
+            restored: row.built_with.0.restored,
         }))
     }
 }

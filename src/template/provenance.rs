@@ -16,6 +16,8 @@ pub struct Provenance {
     pub outcome: Outcome,
     /// The base of the incremental build, if there was one.
     pub extends: Option<Extends>,
+    /// Whether that base was pulled from the remote store for this request.
+    pub base_from_remote: bool,
     /// Set if a full build is to replace the template.
     pub provisional: Option<Provisional>,
     /// Reason for a full build although there was a possible base, or for not sealing the result.
@@ -27,7 +29,15 @@ pub struct Provenance {
 impl Provenance {
     /// Creates the provenance of a set of databases of which only inputs and outcome are known.
     pub(crate) fn new(fingerprint: Fingerprint, outcome: Outcome) -> Self {
-        Provenance { fingerprint, outcome, extends: None, provisional: None, note: None, build_time: None }
+        Provenance {
+            fingerprint,
+            outcome,
+            extends: None,
+            base_from_remote: false,
+            provisional: None,
+            note: None,
+            build_time: None,
+        }
     }
 
     /// Returns the provenance of a template.

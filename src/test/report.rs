@@ -52,6 +52,7 @@ pub(super) fn event(event: Event<'_>) {
         }
         Event::Warning(warning) => tell(&warned(warning)),
         Event::Notice(_)
+        | Event::Remote(_)
         | Event::Output(_)
         | Event::Progress { .. }
         | Event::Waiting { .. }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{RebuildAnswer, VERSION, millis};
 use crate::config::Order;
 use crate::fingerprint::{Difference, FileInput, Group, Inputs, LinesInput, RelPath, ServerTraits, groups};
+use crate::remote::{Shown, ShownEntry};
 use crate::stencil::{Explanation, Now, OnServer};
 use crate::template::waypoint::Stop;
 
@@ -27,6 +28,9 @@ pub struct ExplainAnswer {
     /// Reason why the ready template of these inputs is not used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unusable: Option<String>,
+    /// What the remote store has; absent without a store, and if a template is ready or being built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<StoreAnswer>,
     /// Milliseconds by past times; null where there are none.
     pub costs_ms: CostsAnswer,
     /// The compared template, and the differences; null if there is none, or nothing to compare.
@@ -172,6 +176,68 @@ pub struct CostsAnswer {
     pub build: Option<f64>,
 }
 
+/// What the remote store has for the current inputs.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct StoreAnswer {
+    /// URL of the store.
+    pub store: String,
+    /// Whether a command would pull the template or its base.
+    pub pull: bool,
+    /// Reason why it would not.
+    pub why: Option<String>,
+    /// The entry of these inputs.
+    pub exact: Option<StoredAnswer>,
+    /// The largest base, if there is no such entry.
+    pub base: Option<StoredAnswer>,
+    /// Reason why a command would push nothing; null if it would.
+    pub why_no_push: Option<String>,
+}
+
+/// An entry of a store, and what it costs.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct StoredAnswer {
+    /// 64 hex digits.
+    pub fingerprint: String,
+    /// Size of its dumps.
+    pub bytes: u64,
+    /// Expected milliseconds of a restore.
+    pub restore_ms: f64,
+    /// Milliseconds of a full build, else of its own build, where it was built.
+    pub build_ms: f64,
+    /// Whether a full build is to replace it.
+    pub provisional: bool,
+    /// Migrations that a base lacks, in order.
+    pub added: Vec<RelPath>,
+}
+
+impl From<&ShownEntry> for StoredAnswer {
+    fn from(entry: &ShownEntry) -> Self {
+        StoredAnswer {
+            fingerprint: entry.fingerprint.clone(),
+            bytes: entry.bytes,
+            restore_ms: millis(entry.restore),
+            build_ms: millis(entry.build),
+            provisional: entry.provisional,
+            added: entry.added.clone(),
+        }
+    }
+}
+
+impl From<&Shown> for StoreAnswer {
+    fn from(shown: &Shown) -> Self {
+        StoreAnswer {
+            store: shown.place.clone(),
+            pull: shown.why.is_none(),
+            why: shown.why.clone(),
+            exact: shown.exact.as_ref().map(StoredAnswer::from),
+            base: shown.base.as_ref().map(StoredAnswer::from),
+            why_no_push: shown.why_no_push.clone(),
+        }
+    }
+}
+
 /// Another template, and the differences.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -211,6 +277,7 @@ impl From<&Explanation> for ExplainAnswer {
             ignored: explanation.ignored.clone(),
             now: server.map(|s| now(&s.now)),
             unusable: server.and_then(|s| s.unusable.as_ref()).map(ToString::to_string),
+            remote: server.and_then(|s| s.remote.as_ref()).map(StoreAnswer::from),
             costs_ms: server.map_or_else(CostsAnswer::default, |s| CostsAnswer {
                 hit: s.costs.hit.map(millis),
                 extend: s.costs.extension.map(millis),

@@ -12,6 +12,8 @@ mod explain;
 #[cfg(feature = "cli")]
 mod init;
 mod prune;
+#[cfg(feature = "cli")]
+mod remote;
 mod server;
 mod stats;
 mod verify;
@@ -31,6 +33,11 @@ pub use self::explain::{
 #[cfg(feature = "cli")]
 pub use self::init::{AdviceAnswer, InitAnswer, InitCheckAnswer, PresetAnswer, PresetsAnswer};
 pub use self::prune::{PruneAnswer, PrunedClone};
+#[cfg(feature = "cli")]
+pub use self::remote::{
+    EntryAnswer, PullAnswer, PushAnswer, PushedAnswer, RemoteCheckAnswer, RemoteDoctorAnswer,
+    RemoteListAnswer, RemotePruneAnswer,
+};
 pub use self::server::{
     ClusterAnswer, MovedAnswer, PathsAnswer, ServerAnswer, ServerListAnswer, ServerPlaces,
     ServerRemoveAnswer, ServerStopAnswer, StatusAnswer,
@@ -74,13 +81,16 @@ pub struct Answer {
     pub template: String,
     /// Fingerprint of its current inputs.
     pub fingerprint: String,
-    /// `hit`, `miss`, `extended`, `unsealed`, `fallback` or `reused`.
+    /// `hit`, `miss`, `extended`, `pulled`, `unsealed`, `fallback` or `reused`.
     pub outcome: &'static str,
     /// Whether a full build is to replace the template.
     pub provisional: bool,
     /// Origin of the template's incremental build, if it was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extends: Option<ExtendsAnswer>,
+    /// `remote` if the base of an incremental build was pulled from the remote store for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_from: Option<&'static str>,
     /// For `reused`: whether a clone is not from the current inputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale: Option<bool>,
@@ -262,6 +272,7 @@ impl Answer {
             outcome: provenance.outcome.as_str(),
             provisional: provenance.provisional.is_some(),
             extends: provenance.extends.as_ref().map(Into::into),
+            base_from: provenance.base_from_remote.then_some("remote"),
             stale: None,
             dropped: None,
             note: provenance.note.clone(),
@@ -342,6 +353,9 @@ pub struct TemplateAnswer {
     pub pinned: bool,
     /// Milliseconds of its build.
     pub build_ms: Option<i64>,
+    /// The remote store that it was pulled from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pulled_from: Option<String>,
     /// The process that built it, or is building it.
     pub builder: crate::registry::Holder,
     /// Postgres role that owns the result of the build: others may use the template only if they inherit from it.
@@ -510,6 +524,7 @@ fn template_answer(template: &TemplateListing) -> TemplateAnswer {
         hits: row.hits,
         pinned: row.pinned,
         build_ms: row.build_ms.map(Millis::signed),
+        pulled_from: row.built_with.pulled.as_ref().map(|pulled| pulled.place.clone()),
         builder: row.builder.0.clone(),
         built_by: row.built_by.clone(),
         reason: row.reason.clone(),

@@ -31,6 +31,8 @@ pub struct Counts {
     pub misses: i64,
     /// Number of builds on a copy of an older template.
     pub extensions: i64,
+    /// Number of templates that were pulled from the remote store, bases included.
+    pub pulls: i64,
     /// Number of those of `misses` that built a waypoint first, and of waypoints that were kept though the second step
     /// failed.
     pub waypoints: i64,
@@ -52,7 +54,7 @@ pub struct Counts {
     pub spent_ms: i64,
     /// Milliseconds of the comparisons, for which no command waited.
     pub compared_ms: i64,
-    /// Milliseconds by which hits and incremental builds were shorter than the full build before them.
+    /// Milliseconds by which hits, pulls and incremental builds were shorter than the full build before them.
     pub saved_ms: i64,
     /// Milliseconds of builds that machines were spared: `saved_ms` less `compared_ms`. Negative if the comparisons
     /// took more than was saved.
@@ -88,6 +90,7 @@ impl Counts {
         self.hits += tally.hits;
         self.misses += tally.misses;
         self.extensions += tally.extensions;
+        self.pulls += tally.pulls;
         self.waypoints += tally.waypoints;
         self.fallbacks += tally.fallbacks;
         self.comparisons += tally.comparisons;

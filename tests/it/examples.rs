@@ -430,10 +430,13 @@ fn ci_prints_the_examples() {
     let ci = |args: &[&str]| Pgstencil::new(&project).env_remove("PGSTENCIL_SERVER_URL").arg("ci").args(args);
     for (system, case, file) in [
         ("github", "hosted", "github-actions/hosted.yml"),
+        ("github", "remote", "github-actions/remote.yml"),
         ("github", "self-hosted", "github-actions/workflow.yml"),
         ("gitlab", "hosted", "gitlab-ci/hosted.yml"),
+        ("gitlab", "remote", "gitlab-ci/remote.yml"),
         ("gitlab", "self-hosted", "gitlab-ci/self-hosted.yml"),
         ("buildkite", "hosted", "buildkite/hosted.yml"),
+        ("buildkite", "remote", "buildkite/remote.yml"),
         ("buildkite", "self-hosted", "buildkite/self-hosted.yml"),
     ] {
         let text = fs::read_to_string(example(file)).unwrap();
@@ -450,6 +453,76 @@ fn ci_prints_the_examples() {
     let named = Pgstencil::new(&project).args(["ci", "gitlab", "--json"]).success().json();
     assert_eq!(named["case"], "self-hosted");
     ci(&["jenkins"]).fails(2);
+    project.append_config("\n[remote]\nurl = \"env:PGSTENCIL_REMOTE\"\n");
+    let remote = ci(&["github", "--json"]).success().json();
+    assert_eq!(remote["case"], "remote");
+}
+
+/// Machines with a Postgres each: the first job builds and pushes, that of another machine pulls, and a new migration is
+/// built on the base in the store. `job`: script and variables of a job of the default branch.
+fn through_a_store(job: &[String], variables: &[(&str, &str)]) {
+    let mut hosted = Hosted::new();
+    let store = tempfile::tempdir().unwrap();
+    let key = hosted.project.home().join("signing.key");
+    let made = Pgstencil::new(&hosted.project).args(["cache", "new-key", key.to_str().unwrap()]).success();
+    let public = made.stdout.trim().to_owned();
+    let secret = fs::read_to_string(&key).unwrap();
+    hosted.project.append_config(&format!(
+        "\n[remote]\nurl = \"env:PGSTENCIL_REMOTE\"\npush = \"trusted\"\ntrust = [{public:?}]\n\
+         signing_key = \"env:PGSTENCIL_SIGNING_KEY\"\nmin_gain = \"0s\"\n"
+    ));
+    let url = format!("file://{}", store.path().display());
+    let run = |hosted: &mut Hosted, more: &[(&str, &str)]| {
+        let checkout = hosted.machine();
+        let all = [&[("PGSTENCIL_REMOTE", url.as_str())], variables, more].concat();
+        for script in job {
+            hosted.step(&checkout, script, &all).success();
+        }
+        hosted.end(&checkout);
+        let report = fs::read_to_string(checkout.join("pgstencil.json")).unwrap();
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        (report["outcome"].as_str().unwrap().to_owned(), report["base_from"].clone())
+    };
+    // A job of a pull request has no key, and pushes nothing.
+    let signing = [("PGSTENCIL_SIGNING_KEY", secret.trim())];
+    assert_eq!(run(&mut hosted, &[]).0, "miss");
+    assert_eq!(run(&mut hosted, &signing).0, "miss");
+    assert_eq!(run(&mut hosted, &[]).0, "pulled");
+    hosted.project.add_migration("0008_new", "create table t ();");
+    assert_eq!(run(&mut hosted, &[]), ("extended".into(), "remote".into()));
+}
+
+#[test]
+fn jobs_with_a_store() {
+    let workflow = fs::read_to_string(example("github-actions/remote.yml")).unwrap();
+    let values = HashMap::from([("matrix.shard".to_owned(), "1".to_owned())]);
+    let github: Vec<String> = steps(&workflow).iter().map(|step| fill(&step.run, &values)).collect();
+    assert_eq!(github.len(), 2);
+    let main = [
+        ("GITHUB_ACTIONS", "true"),
+        ("GITHUB_EVENT_NAME", "push"),
+        ("GITHUB_REF_PROTECTED", "true"),
+        ("GITHUB_REF_NAME", "main"),
+    ];
+    through_a_store(&github, &main);
+    let gitlab = fs::read_to_string(example("gitlab-ci/remote.yml")).unwrap();
+    let main = [
+        ("GITLAB_CI", "true"),
+        ("CI_COMMIT_REF_PROTECTED", "true"),
+        ("CI_COMMIT_REF_NAME", "main"),
+        ("CI_NODE_INDEX", "1"),
+        ("CI_NODE_TOTAL", "3"),
+    ];
+    through_a_store(&[script(&gitlab, "script")], &main);
+    let buildkite = fs::read_to_string(example("buildkite/remote.yml")).unwrap();
+    let main = [
+        ("BUILDKITE", "true"),
+        ("BUILDKITE_BRANCH", "main"),
+        ("BUILDKITE_PIPELINE_DEFAULT_BRANCH", "main"),
+        ("BUILDKITE_PARALLEL_JOB", "0"),
+        ("BUILDKITE_PARALLEL_JOB_COUNT", "3"),
+    ];
+    through_a_store(&[command(&buildkite)], &main);
 }
 
 /// A venv with the example's requirements, kept between test runs; why not, if there is none.

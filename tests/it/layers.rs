@@ -19,6 +19,7 @@ const LEVELS: &[&[&str]] = &[
     &["config", "fingerprint", "process", "private_server"],
     &["presets"],
     &["pg"],
+    &["remote"],
     &["registry", "variables"],
     &["context"],
     &["database"],
@@ -80,6 +81,8 @@ const CREATES_TOO: &[(&str, &str)] = &[
     // Opened to read.
     ("config/trust.rs", "OpenOptions"),
     ("fingerprint/file_cache.rs", "OpenOptions"),
+    ("remote/folder.rs", "OpenOptions"),
+    ("remote/folder.rs", "File::options"),
     // A log that is there is cut.
     ("private_server/log.rs", "File::options"),
     // What Postgres made gets the mode that Postgres wants.

@@ -53,6 +53,7 @@ mod prune;
 mod rebuild;
 mod recycle;
 mod registry;
+mod remote;
 mod rights;
 mod run;
 mod runners;

@@ -31,6 +31,7 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
     for (key, expected) in [
         ("hits", 2),
         ("misses", 1),
+        ("pulls", 0),
         ("extensions", 1),
         ("fallbacks", 0),
         ("comparisons", 1),
@@ -57,7 +58,7 @@ fn hits_extensions_and_builds_are_counted_with_their_times() {
         .success()
         .stdout_has("TEMPLATE")
         .stdout_has("(rebuilds and comparisons took 50.0 s)")
-        .stdout_has("2026-01-02  2     1           0       0          0          1.0 s");
+        .stdout_has("2026-01-02  2     1           0      0       0          0          1.0 s");
     let of = |args: &[&str]| {
         Pgstencil::new(&project).args(["stats", "--json"]).args(args).success().json()["total"]["hits"]
             .clone()

@@ -10,16 +10,17 @@ use clap::{Args, ValueEnum};
 /// Print a CI job for this project
 ///
 /// With `hosted`, the templates travel in a file in the CI's cache; with `self-hosted`, they stay on a Postgres that
-/// keeps running. Without `--case`, a named server means self-hosted.
+/// keeps running; with `remote`, several servers share templates through a store. Without `--case`, a `[remote] url`
+/// means remote, and else a named server self-hosted.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pgstencil ci github --case hosted > .github/workflows/test.yml\n  pgstencil ci gitlab --case self-hosted"
+    after_help = "Examples:\n  pgstencil ci github --case hosted > .github/workflows/test.yml\n  pgstencil ci gitlab --case self-hosted\n  pgstencil ci buildkite --case remote"
 )]
 pub(crate) struct Ci {
     /// The CI system
     #[arg(value_name = "SYSTEM")]
     pub(crate) system: System,
-    /// Machines that start empty, or that keep running
+    /// Machines that start empty, that keep running, or that share a store
     #[arg(long, value_name = "CASE")]
     pub(crate) case: Option<Case>,
 }
@@ -40,6 +41,8 @@ pub(crate) enum System {
 pub(crate) enum Case {
     /// On machines that start empty
     Hosted,
+    /// Next to a Postgres each, with a store of templates that all share
+    Remote,
     /// Next to a Postgres that keeps running
     SelfHosted,
 }
@@ -48,10 +51,13 @@ pub(crate) enum Case {
 fn job(system: System, case: Case) -> &'static str {
     match (system, case) {
         (System::Github, Case::Hosted) => include_str!("../../../examples/github-actions/hosted.yml"),
+        (System::Github, Case::Remote) => include_str!("../../../examples/github-actions/remote.yml"),
         (System::Github, Case::SelfHosted) => include_str!("../../../examples/github-actions/workflow.yml"),
         (System::Gitlab, Case::Hosted) => include_str!("../../../examples/gitlab-ci/hosted.yml"),
+        (System::Gitlab, Case::Remote) => include_str!("../../../examples/gitlab-ci/remote.yml"),
         (System::Gitlab, Case::SelfHosted) => include_str!("../../../examples/gitlab-ci/self-hosted.yml"),
         (System::Buildkite, Case::Hosted) => include_str!("../../../examples/buildkite/hosted.yml"),
+        (System::Buildkite, Case::Remote) => include_str!("../../../examples/buildkite/remote.yml"),
         (System::Buildkite, Case::SelfHosted) => include_str!("../../../examples/buildkite/self-hosted.yml"),
     }
 }
@@ -91,6 +97,9 @@ pub(crate) fn ci(app: &App, args: &Ci) -> Result<u8> {
 /// Tells the case by the server, and by what GitHub's runners say of themselves.
 fn find(app: &App) -> Result<Case> {
     let config = app.config_or_defaults()?;
+    if config.remote.url.is_some() {
+        return Ok(Case::Remote);
+    }
     if !app.uses_private_server(&config) {
         return Ok(Case::SelfHosted);
     }

@@ -14,6 +14,7 @@ use crate::{Error, Result, Stencil};
 use super::prune;
 use crate::cli::args::Making;
 use crate::cli::background::{Background, Request, Task};
+use crate::cli::pushing::Pushing;
 use crate::cli::{App, github};
 use crate::quantity::{count, seconds, setting};
 use clap::Args;
@@ -83,7 +84,9 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     let request = request(&definition, &provenance, leases.demand);
     background.after_request(leases.session(), &request).await;
     let bound = leases.bound_here().await;
+    let pushing = Pushing::begin(app, &stencil, &definition, &provenance);
     leases.leave().await;
+    pushing.finish(app).await;
     prune::tell_of(app, &stencil, &bound).await;
     rebuild_later(&stencil, &definition, &provenance).await;
     Ok(0)

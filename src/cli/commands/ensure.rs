@@ -8,6 +8,7 @@ use super::clone::{rebuild_later, waited};
 use super::prune;
 use crate::cli::args::Which;
 use crate::cli::background::{Background, Request, Task};
+use crate::cli::pushing::Pushing;
 use crate::cli::{App, github};
 use crate::quantity::seconds;
 use clap::Args;
@@ -79,12 +80,14 @@ pub(crate) async fn ensure(app: &App, args: Ensure) -> Result<u8> {
     } else {
         app.printer.data(&format!("{fingerprint}\n"))?;
     }
+    let pushing = Pushing::begin(app, &stencil, &name, provenance);
     // A user who runs `ensure` is about to request clones.
     let demand = Demand { announced: true, hit_ms: None };
     let request = Request { definition: &name, fingerprint, demand, command_follows: false };
     background.after_request(Some(&mut registry), &request).await;
     let bound = stencil.bound_here(&mut registry).await.unwrap_or_default();
     registry.close().await;
+    pushing.finish(app).await;
     prune::tell_of(app, &stencil, &bound).await;
     rebuild_later(&stencil, &name, provenance).await;
     Ok(0)

@@ -10,6 +10,7 @@ use crate::fingerprint::{
     Difference, FileCache, FileChanges, FileInput, Group, Inputs, RelPath, groups, migrations,
 };
 use crate::names::EMPTY_DATABASE;
+use crate::remote::Shown;
 use crate::stencil::{Explanation, NoWaypoints, Now, OnServer, explain_files};
 use crate::wire::{ExplainAllAnswer, ExplainAnswer};
 use crate::{Kind, Result};
@@ -147,6 +148,40 @@ fn in_words(explanation: &Explanation, all: bool, background_off: bool) -> Strin
     text
 }
 
+/// What the remote store has, and what a pull costs.
+fn store(shown: &Shown) -> String {
+    let time = |time: Duration| format!("about {}", seconds(time));
+    let entry = match (&shown.exact, &shown.base) {
+        (Some(entry), _) => format!("it has this template ({})", &entry.fingerprint[..12]),
+        (None, Some(entry)) => format!(
+            "it has a base ({}) that lacks {}",
+            &entry.fingerprint[..12],
+            count(migrations(&entry.added).len(), "migration")
+        ),
+        (None, None) => "it has neither this template nor a base".to_owned(),
+    };
+    let mut text = format!("remote store {}: {entry}", shown.place);
+    if let Some(entry) = shown.exact.as_ref().or(shown.base.as_ref()) {
+        text += &format!(
+            ", {}; a restore: {}, a build there: {}",
+            size(i64::try_from(entry.bytes).unwrap_or(i64::MAX)),
+            time(entry.restore),
+            time(entry.build)
+        );
+        if entry.provisional {
+            text += "; it is provisional";
+        }
+    }
+    text += &match &shown.why {
+        None => "\na command now would pull it".to_owned(),
+        Some(why) => format!("\na command now would pull nothing: {}", escape::line(why)),
+    };
+    if let Some(why) = &shown.why_no_push {
+        text += &format!("\na command now would push nothing: {}", escape::line(why));
+    }
+    text
+}
+
 fn verdict(server: &OnServer, background_off: bool, all: bool) -> String {
     let about = |time: Option<Duration>| {
         time.map_or_else(|| "not known yet".to_owned(), |t| format!("about {}", seconds(t)))
@@ -246,6 +281,9 @@ fn verdict(server: &OnServer, background_off: bool, all: bool) -> String {
             "\nthere is a template of these files, but it cannot be used: {}",
             escape::line(&why.to_string())
         );
+    }
+    if let Some(shown) = &server.remote {
+        text += &format!("\n{}", store(shown));
     }
     text + "\n"
 }

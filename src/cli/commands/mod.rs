@@ -19,6 +19,7 @@ pub(crate) mod paths;
 pub(crate) mod pin;
 pub(crate) mod prune;
 pub(crate) mod release;
+pub(crate) mod remote;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod server;
@@ -63,6 +64,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  pgstencil server start\n  psql \"$(pgstencil server url)\"\n  pgstencil server remove --major 15"
     )]
     Server(server::Server),
+    Push(remote::Push),
+    Pull(remote::Pull),
+    /// List, prune and check the templates in the remote store
+    #[command(subcommand, after_help = "Examples:\n  pgstencil remote list\n  pgstencil remote doctor")]
+    Remote(remote::Remote),
     Init(init::Init),
     /// Save and restore the private server as one file
     #[command(
@@ -124,6 +130,9 @@ impl Command {
             Command::Bench(args) => Box::pin(bench::bench(app, args)),
             Command::Doctor(args) => Box::pin(doctor::doctor(app, args)),
             Command::Server(args) => Box::pin(server::server(app, args)),
+            Command::Push(args) => Box::pin(remote::push(app, args)),
+            Command::Pull(args) => Box::pin(remote::pull(app, args)),
+            Command::Remote(args) => Box::pin(remote::remote(app, args)),
             Command::Init(args) => Box::pin(async move { init::init(app, &args) }),
             Command::Cache(args) => Box::pin(cache::cache(app, args)),
             Command::Ci(args) => Box::pin(async move { ci::ci(app, &args) }),

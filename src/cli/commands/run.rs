@@ -14,6 +14,7 @@ use crate::{Error, Kind, Result, Stencil, wire};
 use super::{clone, prune};
 use crate::cli::args::Making;
 use crate::cli::background::{Background, Request, Task};
+use crate::cli::pushing::Pushing;
 use crate::cli::{App, interruptible, refusal};
 use clap::Args;
 
@@ -90,6 +91,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     let request = Request { command_follows: true, ..request };
     background.after_request(leases.session(), &request).await;
     let bound = leases.bound_here().await;
+    let pushing = Pushing::begin(app, &stencil, &definition, &provenance);
     leases.watch();
     app.printer.finish();
     // If this process is killed, the next request for the name must know whether the command still runs.
@@ -128,6 +130,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
         background.finish(Task::CleanUp).await;
         stencil.close().await;
     }
+    pushing.finish(app).await;
     prune::tell_of(app, &stencil, &bound).await;
     clone::rebuild_later(&stencil, &definition, &provenance).await;
     code(ended?)

@@ -60,11 +60,12 @@ pub(crate) async fn stats(app: &App, args: Stats) -> Result<u8> {
     Ok(0)
 }
 
-const fn columns(first: &'static str, least: usize) -> [Column; 10] {
+const fn columns(first: &'static str, least: usize) -> [Column; 11] {
     [
         Column::broken(first, least),
         Column::whole("HITS"),
         Column::whole("EXTENSIONS"),
+        Column::whole("PULLS").spare(5),
         Column::whole("MISSES"),
         Column::whole("FALLBACKS").spare(2),
         Column::whole("EVICTIONS").spare(3),
@@ -75,8 +76,8 @@ const fn columns(first: &'static str, least: usize) -> [Column; 10] {
     ]
 }
 
-const TEMPLATES: [Column; 10] = columns("TEMPLATE", 8);
-const DAYS: [Column; 10] = columns("DAY", 10);
+const TEMPLATES: [Column; 11] = columns("TEMPLATE", 8);
+const DAYS: [Column; 11] = columns("DAY", 10);
 
 fn tables(answer: &StatsAnswer, look: Look) -> String {
     let mut rows: Vec<_> =
@@ -108,7 +109,7 @@ fn net(total: &Counts) -> String {
         )
 }
 
-fn row(first: String, counts: &Counts) -> [Cell; 10] {
+fn row(first: String, counts: &Counts) -> [Cell; 11] {
     let time = |ms: i64| seconds(Duration::from_millis(ms.unsigned_abs()));
     let cell = |ms: i64| match ms {
         0 => Cell::from("-"),
@@ -118,6 +119,7 @@ fn row(first: String, counts: &Counts) -> [Cell; 10] {
         first.into(),
         counts.hits.to_string().into(),
         counts.extensions.to_string().into(),
+        counts.pulls.to_string().into(),
         counts.misses.to_string().into(),
         counts.fallbacks.to_string().into(),
         counts.evictions.to_string().into(),

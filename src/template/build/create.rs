@@ -15,7 +15,7 @@ use crate::template::from::{self, Start};
 const EMPTY: (i64, i64) = (8_000_000, 300);
 
 /// Copies the database that builds start from, which is empty unless the config sets another.
-pub(super) async fn create_empty(
+pub(in crate::template) async fn create_empty(
     registry: &mut Registry,
     context: &Context<'_>,
     rows: &mut [DatabaseRow],

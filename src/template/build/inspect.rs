@@ -117,6 +117,8 @@ pub(super) async fn inspect(
         built_with: BuiltWith {
             server_version: registry.facts().version,
             source: start.source.clone(),
+            restored: start.restored,
+            pulled: start.pulled.clone(),
             ..BuiltWith::default()
         },
     };

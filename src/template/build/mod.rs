@@ -13,6 +13,7 @@
 mod create;
 mod in_place;
 mod inspect;
+mod restore;
 mod seal;
 mod vacate;
 
@@ -20,9 +21,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(super) use self::create::copy_base;
-use self::create::create_empty;
+pub(super) use self::create::create_empty;
 pub(crate) use self::in_place::build_in_place;
 use self::inspect::{Inspected, inspect};
+pub(super) use self::restore::{dump, one as restore_one, run as tool_run};
 use super::compare::{self, Subject};
 use super::extend::Base;
 use super::from::Start;
@@ -30,7 +32,7 @@ use super::permit::{BuildPermit, Permit, RebuildPermit};
 use super::source::overtaken::{Overtaken, Watch};
 use super::source::progress::Progress;
 use super::waypoint::{Stop, Waypoint};
-use super::{Template, Unsealed, source, unsealed};
+use super::{Extends, Template, Unsealed, source, unsealed};
 use crate::config::Rebuild;
 use crate::context::Context;
 use crate::database::drop;
@@ -38,10 +40,11 @@ use crate::error::{Error, Fault, Kind, Result};
 use crate::events::Event;
 use crate::fingerprint::{Recipe, TreeCopy, migrations};
 use crate::names;
-use crate::pg::catalog;
+use crate::pg::catalog::{self, PulledFrom};
 use crate::registry::database::{NewDatabase, Owner};
-use crate::registry::template::{NewExtension, Step};
+use crate::registry::template::{NewExtension, NewPulled, Step};
 use crate::registry::{DatabaseRow, Happened, Occurrence, Registry, TemplateState};
+use crate::remote::Pulled;
 use crate::variables::{NamedDatabase, Outcome};
 
 /// Way in which the databases of a build are filled.
@@ -64,13 +67,19 @@ enum Way<'a> {
         /// The inputs that the files have.
         whole: &'a Recipe,
     },
+    /// The dumps of an entry of the remote store are restored.
+    Pulled {
+        entry: &'a Pulled,
+        /// The inputs that the files have.
+        whole: &'a Recipe,
+    },
 }
 
 impl<'a> Way<'a> {
     fn base(self) -> Option<&'a Base> {
         match self {
             Way::On { base, .. } => Some(base),
-            Way::Full | Way::First { .. } => None,
+            Way::Full | Way::First { .. } | Way::Pulled { .. } => None,
         }
     }
 
@@ -80,6 +89,21 @@ impl<'a> Way<'a> {
             Way::Full => false,
             Way::On { base, .. } => base.provisional,
             Way::First { .. } => rebuild.makes_provisional(),
+            Way::Pulled { entry, .. } => {
+                entry.provisional && entry.extends.is_some() && rebuild.makes_provisional()
+            }
+        }
+    }
+
+    /// Returns the origin of an incremental build.
+    fn extends(self) -> Option<Extends> {
+        match self {
+            Way::On { base, .. } => Some(base.extends.clone()),
+            Way::Pulled { entry, .. } => {
+                let (base, added) = entry.extends.clone()?;
+                Some(Extends { base, added })
+            }
+            Way::Full | Way::First { .. } => None,
         }
     }
 }
@@ -133,6 +157,28 @@ pub(super) async fn build(
         None => Ended::Sealed(Box::new(template)),
         Some(unsealed) => Ended::Unsealed(Box::new(template), unsealed),
     })
+}
+
+/// Restores an entry of the remote store, and seals it after the checks of a build. `whole`: the inputs that the files
+/// have; a base has fewer.
+pub(super) async fn pull(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    permit: &BuildPermit,
+    entry: &Pulled,
+    whole: &Recipe,
+) -> Result<Ended> {
+    let started = Instant::now();
+    let mut built = match complete(registry, context, permit, Way::Pulled { entry, whole }).await? {
+        Completed::Built(built) => built,
+        Completed::Overtaken(overtaken) => return Ok(Ended::Overtaken(overtaken)),
+    };
+    // To have it again takes a build, if the store loses it.
+    built.took = Some(entry.build_time);
+    let template = built.seal(registry, context).await?;
+    let fingerprint = permit.recipe().fingerprint();
+    registry.note(&context.occurrence(&fingerprint, Happened::Pulled, started.elapsed())).await?;
+    Ok(Ended::Sealed(Box::new(template)))
 }
 
 /// Result of a full build in two steps; the first step builds a waypoint.
@@ -322,6 +368,11 @@ async fn complete<'a, P: Permit>(
         Ok(built) => return Ok(built),
         Err(error) => error,
     };
+    if matches!(way, Way::Pulled { .. }) {
+        // A cleanup drops it, too; a build follows.
+        let _ = discard(registry, id, error.message()).await;
+        return Err(error);
+    }
     let happened = match error.kind() {
         Kind::Build => Some(Happened::Failed),
         Kind::Timeout => Some(Happened::TimedOut),
@@ -391,15 +442,17 @@ impl<'a, P: Permit> Registered<'a, P> {
         }
         let costs = registry.costs(context.project, &definition.name).await?;
         context.endpoint.learn_traces(registry.session()).await;
-        context.tell(Event::Building {
-            definition: &definition.name,
-            fingerprint: &fingerprint.short(),
-            extends: base.map(Base::shown),
-            expected: match base {
-                None => costs.full,
-                Some(_) => costs.extension,
-            },
-        });
+        if !matches!(way, Way::Pulled { .. }) {
+            context.tell(Event::Building {
+                definition: &definition.name,
+                fingerprint: &fingerprint.short(),
+                extends: base.map(Base::shown),
+                expected: match base {
+                    None => costs.full,
+                    Some(_) => costs.extension,
+                },
+            });
+        }
         let provisional = way.is_provisional(definition.rebuild);
         let step = match way {
             Way::Full => None,
@@ -409,6 +462,12 @@ impl<'a, P: Permit> Registered<'a, P> {
                 provisional,
             })),
             Way::First { .. } => Some(Step::Waypoint { provisional }),
+            Way::Pulled { entry, .. } => Some(Step::Pulled(NewPulled {
+                extends: entry.extends.as_ref().map(|(base, added)| (base, added.as_slice())),
+                chain: entry.chain,
+                provisional,
+                contents: entry.contents,
+            })),
         };
         let id = registry
             .insert_template(
@@ -442,27 +501,39 @@ impl<'a, P: Permit> Registered<'a, P> {
             let Some(base) = way.base() else {
                 return create_empty(registry, context, &mut rows).await;
             };
-            let start = Start { source: base.template.source.as_deref().cloned(), objects: 0 };
+            let start = Start {
+                source: base.template.source.as_deref().cloned(),
+                restored: base.template.restored,
+                ..Start::default()
+            };
             let words = format!("pgstencil extends {} of {} here", definition.name, context.project);
             copy_base(registry, context, id, &mut rows, &base.template, &words).await?;
             Ok(start)
         };
         let (created, watch) = tokio::join!(creating, Watch::begin(context));
-        let start = created?;
+        let mut start = created?;
+        if let Way::Pulled { entry, .. } = way {
+            start.restored = true;
+            start.pulled =
+                Some(PulledFrom { place: entry.place.clone(), signed_by: entry.signed_by.clone() });
+        }
         Ok(Building { permit, way, id, started, rows, start, watch: watch? })
     }
 }
 
 impl<'a, P: Permit> Building<'a, P> {
     async fn fill(&self, registry: &mut Registry, context: &Context<'_>) -> Result<()> {
+        if let Way::Pulled { entry, .. } = self.way {
+            return restore::restore(registry, context, &self.rows, entry).await;
+        }
         let recipe = self.permit.recipe();
         let (outcome, progress) = match self.way {
-            Way::Full | Way::First { .. } => (Outcome::Miss, Progress::of(recipe)),
+            Way::Full | Way::First { .. } | Way::Pulled { .. } => (Outcome::Miss, Progress::of(recipe)),
             Way::On { base, outcome } => (outcome, Progress::new(&migrations(&base.extends.added))),
         };
         let (command, root) = match self.way {
             Way::First { command, root, .. } => (command, root.unwrap_or(context.root)),
-            Way::Full | Way::On { .. } => (&*context.definition.build, context.root),
+            Way::Full | Way::On { .. } | Way::Pulled { .. } => (&*context.definition.build, context.root),
         };
         let context = Context { root, ..context.clone() };
         let set = private_set(&self.rows);
@@ -474,7 +545,7 @@ impl<'a, P: Permit> Building<'a, P> {
         let inspected = inspect(registry, context, &mut self.rows, &self.start).await?;
         let recipe = self.permit.recipe();
         let of_files = match self.way {
-            Way::First { whole, .. } => whole,
+            Way::First { whole, .. } | Way::Pulled { whole, .. } => whole,
             Way::Full | Way::On { .. } => recipe,
         };
         if let Some(overtaken) = self.watch.end(context, of_files).await? {
@@ -482,8 +553,11 @@ impl<'a, P: Permit> Building<'a, P> {
         }
         let Building { permit, way, id, started, rows, .. } = self;
         let mut built = Built { permit, way, id, started, took: None, rows, inspected, unsealed: None };
-        let (subject, base) = (built.subject(), way.base().map(|base| &base.template));
-        built.unsealed = unsealed::look(registry, context, &subject, recipe, base).await?;
+        // The command that built an entry was checked where it ran.
+        if !matches!(way, Way::Pulled { .. }) {
+            let (subject, base) = (built.subject(), way.base().map(|base| &base.template));
+            built.unsealed = unsealed::look(registry, context, &subject, recipe, base).await?;
+        }
         Ok(Completed::Built(Box::new(built)))
     }
 }
@@ -538,6 +612,7 @@ impl<P> Built<'_, P> {
             rows: &self.rows,
             replays: &self.inspected.replays,
             shapes: &self.inspected.shapes,
+            restored: self.inspected.built_with.restored,
         }
     }
 

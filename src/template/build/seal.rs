@@ -146,14 +146,19 @@ fn template(
         id: 0,
         fingerprint,
         contents_of: fingerprint,
-        extends: way.base().map(|base| base.extends.clone()),
+        extends: way.extends(),
         provisional: way.is_provisional(context.definition.rebuild).then(Provisional::default),
         accepted: false,
         waypoint: matches!(way, Way::First { .. }),
         databases,
-        build_time: matches!(way, Way::Full).then_some(Duration::ZERO),
+        build_time: match way {
+            Way::Full => Some(Duration::ZERO),
+            Way::Pulled { entry, .. } if entry.extends.is_none() => Some(Duration::ZERO),
+            Way::Pulled { .. } | Way::On { .. } | Way::First { .. } => None,
+        },
         needs_look: !inspected.built_with.available.is_empty(),
         source: inspected.built_with.source.clone().map(Box::new),
+        restored: inspected.built_with.restored,
     })
 }
 

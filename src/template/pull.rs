@@ -1,0 +1,419 @@
+//! Templates from the remote store: pulled under the right to build, if that is expected to win, and sealed after the
+//! checks of a build. Anything that speaks against an entry makes it a miss, with a reason that is told.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::build::{self, Ended};
+use super::permit::{Asked, BuildPermit, Permit as _};
+use crate::config::Extend;
+use crate::context::{Context, Source};
+use crate::error::Result;
+use crate::events::{Event, Warning};
+use crate::fingerprint::{Recipe, migrations};
+use crate::names::{EMPTY_DATABASE, Fingerprint};
+use crate::pg::{Doing as _, catalog, is_connection_loss, sql};
+use crate::quantity::{count, seconds, size};
+use crate::registry::{Registry, TemplateState};
+use crate::remote::entry::Manifest;
+use crate::remote::{Found, Pulled, PulledDatabase, Remote, Shown, ShownEntry};
+
+/// Result of an attempt to pull a template.
+pub(super) enum Tried {
+    Pulled(Ended),
+    /// Nothing was pulled, for this reason; `None` if there is no store.
+    Not(Option<String>),
+}
+
+/// Reason why nothing was pulled.
+type Why = String;
+
+/// Pulls the template that the permit is for. `extension`: the expected time of an incremental build that is possible
+/// instead.
+pub(super) async fn exact(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    permit: &BuildPermit,
+    extension: Option<Duration>,
+) -> Result<Tried> {
+    let Some(remote) = context.remote else {
+        return Ok(Tried::Not(None));
+    };
+    if let Some(why) = never(context) {
+        return Ok(Tried::Not(Some(why)));
+    }
+    let name = &context.definition.name;
+    let found = match remote.exact(name, permit.recipe()).await {
+        Ok(found) => found,
+        Err(why) => return Ok(Tried::Not(Some(why))),
+    };
+    let full = registry.costs(context.project, name).await?.full;
+    let manifest = &found.manifest;
+    let instead = extension.or(full).unwrap_or(built(manifest));
+    if let Some(why) = too_dear(remote, manifest, instead) {
+        return Ok(Tried::Not(Some(why)));
+    }
+    Ok(match pull(registry, context, remote, permit, &found, permit.recipe()).await? {
+        Ok(ended) => Tried::Pulled(ended),
+        Err(why) => Tried::Not(Some(why)),
+    })
+}
+
+/// Pulls the largest base of an incremental build of `recipe`, as a template of its own. The inner error is the reason
+/// why there is none; `None` if there is no store.
+pub(super) async fn base(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    recipe: &Recipe,
+) -> Result<std::result::Result<(), Option<Why>>> {
+    let Some(remote) = context.remote else {
+        return Ok(Err(None));
+    };
+    if let Some(why) = never(context) {
+        return Ok(Err(Some(why)));
+    }
+    let definition = context.definition;
+    let found = match remote.base(&definition.name, recipe, definition.extend).await {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(Some(why))),
+    };
+    let manifest = &found.manifest;
+    if u32::try_from(manifest.chain).is_ok_and(|chain| chain >= definition.max_extensions) {
+        return Ok(Err(Some(format!(
+            "entry {} is the result of {} in a row, and `max_extensions` is {}",
+            &manifest.fingerprint[..12],
+            count(usize::try_from(manifest.chain).unwrap_or_default(), "incremental build"),
+            definition.max_extensions
+        ))));
+    }
+    let full = registry.costs(context.project, &definition.name).await?.full;
+    let full = full.unwrap_or(built(manifest));
+    if let Some(why) = too_dear(remote, manifest, full.mul_f64(share(recipe, &found))) {
+        return Ok(Err(Some(why)));
+    }
+    let permit = match BuildPermit::ask(registry, context, &found.recipe).await? {
+        Some(Asked::Granted(permit)) => permit,
+        Some(Asked::Busy(_) | Asked::Serial(_)) | None => {
+            return Ok(Err(Some("another process builds or pulls the base".into())));
+        }
+    };
+    let pulled = pull(registry, context, remote, &permit, &found, recipe).await;
+    permit.release(registry).await;
+    Ok(match pulled? {
+        Ok(Ended::Sealed(template)) => {
+            template.let_go(registry).await?;
+            Ok(())
+        }
+        Ok(Ended::Overtaken(_) | Ended::Unsealed(..)) => Err(Some("files changed in the meantime".into())),
+        Err(why) => Err(Some(why)),
+    })
+}
+
+/// Returns what the store has for a recipe, without pulling it. `instead`: expected time of the way without the store.
+pub(crate) async fn look(context: &Context<'_>, recipe: &Recipe, instead: Option<Duration>) -> Option<Shown> {
+    let remote = context.remote?;
+    let definition = context.definition;
+    let mut shown = Shown {
+        place: remote.place().to_owned(),
+        exact: None,
+        base: None,
+        why: never(context),
+        why_no_push: never(context).or_else(|| remote.why_no_write()),
+    };
+    if shown.why.is_some() {
+        return Some(shown);
+    }
+    let entry = |found: &Found| ShownEntry {
+        fingerprint: found.manifest.fingerprint.clone(),
+        bytes: found.manifest.bytes(),
+        restore: estimate(&found.manifest),
+        build: built(&found.manifest),
+        provisional: found.manifest.provisional,
+        added: found.added.clone(),
+    };
+    match remote.exact(&definition.name, recipe).await {
+        Ok(found) => {
+            let instead = instead.unwrap_or(built(&found.manifest));
+            shown.why = too_dear(remote, &found.manifest, instead);
+            shown.exact = Some(entry(&found));
+        }
+        Err(why) => match remote.base(&definition.name, recipe, definition.extend).await {
+            Ok(found) => {
+                let full = instead.unwrap_or(built(&found.manifest));
+                shown.why = too_dear(remote, &found.manifest, full.mul_f64(share(recipe, &found)));
+                shown.base = Some(entry(&found));
+            }
+            Err(other) if other == why => shown.why = Some(why),
+            Err(other) => shown.why = Some(format!("{why}; {other}")),
+        },
+    }
+    Some(shown)
+}
+
+/// Pulls the template of a recipe, or the one whose fingerprint begins with `digits`, whether that is expected to win
+/// or not. Returns its fingerprint, and whether it was not there before; the inner error is the reason why nothing was
+/// pulled.
+pub(crate) async fn pull_now(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    remote: &Remote,
+    recipe: &Recipe,
+    digits: Option<&str>,
+) -> Result<std::result::Result<(Fingerprint, bool), Why>> {
+    if let Some(why) = never(context) {
+        return Ok(Err(why));
+    }
+    let name = &context.definition.name;
+    let found = match digits {
+        None => remote.exact(name, recipe).await,
+        Some(digits) => remote.by_digits(name, recipe, digits).await,
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(why)),
+    };
+    let fingerprint = found.recipe.fingerprint();
+    let state = TemplateState::Ready;
+    if registry.find_template(context.project, name, &fingerprint, state).await?.is_some() {
+        return Ok(Ok((fingerprint, false)));
+    }
+    let permit = match BuildPermit::ask(registry, context, &found.recipe).await? {
+        Some(Asked::Granted(permit)) => permit,
+        Some(Asked::Busy(_) | Asked::Serial(_)) | None => {
+            return Ok(Err("another process builds or pulls it".into()));
+        }
+    };
+    let pulled = pull(registry, context, remote, &permit, &found, recipe).await;
+    permit.release(registry).await;
+    Ok(match pulled? {
+        Ok(Ended::Sealed(template)) => {
+            template.let_go(registry).await?;
+            Ok((fingerprint, true))
+        }
+        Ok(Ended::Overtaken(_) | Ended::Unsealed(..)) => Err("files changed in the meantime".into()),
+        Err(why) => Err(why),
+    })
+}
+
+/// Tells why nothing was pulled.
+pub(super) fn tell_miss(context: &Context<'_>, why: &str) {
+    if let Some(remote) = context.remote {
+        context.tell(Event::Remote(&format!("nothing was pulled from {}: {why}", remote.place())));
+    }
+}
+
+/// Returns why the definition's templates are never in a store.
+fn never(context: &Context<'_>) -> Option<Why> {
+    never_shared(context.definition).or_else(|| match context.source {
+        Source::Filler(_) => Some("the program fills the databases itself".into()),
+        Source::Command(_) => None,
+    })
+}
+
+/// Returns the duration of a full build where an entry was built, else that of its own build.
+fn built(manifest: &Manifest) -> Duration {
+    Duration::from_millis(manifest.full_ms.unwrap_or(manifest.build_ms))
+}
+
+/// Returns the share of the migrations that a base has.
+fn share(recipe: &Recipe, base: &Found) -> f64 {
+    let all = migrations(recipe.migrations.iter().map(|file| &file.path)).len().max(1);
+    let new = migrations(&base.added).len();
+    1.0 - (new as f64 / all as f64).min(1.0)
+}
+
+/// Expected time of a download and a restore. Measured: a millisecond for each file that the database has in addition
+/// to an empty one, and a second for 60 MB.
+fn estimate(manifest: &Manifest) -> Duration {
+    const EMPTY: i64 = 300;
+    let files: i64 = manifest.databases.iter().map(|dump| (dump.files - EMPTY).max(0)).sum();
+    let bytes: u64 = manifest.databases.iter().map(|dump| dump.raw_bytes).sum();
+    let each = 150.0 * manifest.databases.len() as f64;
+    Duration::from_secs_f64((each + files as f64 + bytes as f64 / 60_000.0) / 1000.0)
+}
+
+fn too_dear(remote: &Remote, manifest: &Manifest, instead: Duration) -> Option<Why> {
+    let (least, pull) = (remote.min_gain(), estimate(manifest));
+    (!least.is_zero() && pull + least > instead).then(|| {
+        format!(
+            "a restore of entry {} takes about {}, and a build {} (`min_gain` is {})",
+            &manifest.fingerprint[..12],
+            seconds(pull),
+            seconds(instead),
+            seconds(least)
+        )
+    })
+}
+
+/// Downloads and restores an entry. `whole`: the inputs that the files have. The inner error is the reason why it
+/// cannot be used here.
+async fn pull(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    remote: &Remote,
+    permit: &BuildPermit,
+    found: &Found,
+    whole: &Recipe,
+) -> Result<std::result::Result<Ended, Why>> {
+    let started = Instant::now();
+    let owners = match fit(registry, context, found).await? {
+        Ok(owners) => owners,
+        Err(why) => return Ok(Err(why)),
+    };
+    let manifest = &found.manifest;
+    // Removed when this returns.
+    let (_scratch, files) = match remote.fetch(found).await {
+        Ok(fetched) => fetched,
+        Err(why) => return Ok(Err(why)),
+    };
+    let databases = manifest.databases.iter().zip(files);
+    let extends = match &manifest.base {
+        None => None,
+        Some(base) => match base.parse() {
+            Ok(base) => Some((base, manifest.added.clone())),
+            Err(_) => return Ok(Err("its base has no fingerprint".into())),
+        },
+    };
+    let entry = Pulled {
+        place: remote.place().to_owned(),
+        signed_by: found.signed_by.as_ref().map(ToString::to_string),
+        extends,
+        chain: manifest.chain,
+        provisional: manifest.provisional,
+        contents: age(manifest),
+        build_time: Duration::from_millis(manifest.build_ms),
+        owners,
+        databases: databases
+            .map(|(dump, file)| PulledDatabase { file, replay: dump.replay.clone() })
+            .collect(),
+    };
+    let ended = match build::pull(registry, context, permit, &entry, whole).await {
+        Ok(ended) => ended,
+        Err(error) => {
+            // A build would fail for these reasons, too.
+            if is_connection_loss(&error) || context.deadline.check("").is_err() {
+                return Err(error);
+            }
+            let short = &manifest.fingerprint[..12];
+            let warning = Warning::new(format!("entry {short} of {} could not be restored", remote.place()));
+            let warning = warning.detail(error.message());
+            let warning = error.details().iter().fold(warning, Warning::detail);
+            context.tell(Event::Warning(&warning));
+            return Ok(Err(format!("the restore of entry {short} failed")));
+        }
+    };
+    if let Ended::Sealed(_) = &ended {
+        remote.note_use(found).await;
+        let superuser = match catalog::is_superuser(registry.session()).await? {
+            true => ", as a superuser",
+            false => "",
+        };
+        context.tell(Event::Remote(&format!(
+            "pulled template {} ({}) from {} in {}{superuser} ({}; its build took {})",
+            context.definition.name,
+            &manifest.fingerprint[..12],
+            remote.place(),
+            seconds(started.elapsed()),
+            size(i64::try_from(manifest.bytes()).unwrap_or(i64::MAX)),
+            seconds(built(manifest))
+        )));
+    }
+    Ok(Ok(ended))
+}
+
+/// Returns the age of an entry's oldest contents.
+fn age(manifest: &Manifest) -> Duration {
+    let since = crate::remote::now_s().saturating_sub(manifest.pushed_s);
+    Duration::from_secs(manifest.contents_s.saturating_add(since))
+}
+
+/// Checks whether an entry can be restored on this server, before anything is downloaded. Returns whether its objects
+/// keep the names of their owners; the inner error is the reason why it does not fit.
+async fn fit(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    found: &Found,
+) -> Result<std::result::Result<bool, Why>> {
+    let manifest = &found.manifest;
+    let definition = context.definition;
+    let of = format!("entry {}", &manifest.fingerprint[..12]);
+    let aliases: Vec<&str> = manifest.databases.iter().map(|dump| dump.alias.as_str()).collect();
+    if aliases != definition.databases.iter().map(|alias| &**alias).collect::<Vec<&str>>() {
+        return Ok(Err(format!("{of} has other databases")));
+    }
+    let (major, role) = (registry.facts().major(), registry.facts().role.clone());
+    if manifest.major != major {
+        return Ok(Err(format!("{of} is from PostgreSQL {}, this is PostgreSQL {major}", manifest.major)));
+    }
+    if let Some(limit) = *definition.stale_after
+        && age(manifest) > limit
+    {
+        return Ok(Err(format!("the contents of {of} are older than `stale_after`")));
+    }
+    if manifest.base.is_some() {
+        if definition.extend == Extend::Never {
+            return Ok(Err(format!("{of} was built incrementally, and `extend` is \"never\"")));
+        }
+        let fingerprint = found.recipe.fingerprint();
+        if registry.differed(context.project, &definition.name, &fingerprint).await? {
+            return Ok(Err(format!("{of} was built incrementally, and differed from a full build here")));
+        }
+    }
+    match context.tools.find(major).await {
+        Err(error) => return Ok(Err(error.message().to_owned())),
+        Ok(tools) if tools.major < manifest.dumped_by => {
+            return Ok(Err(format!(
+                "{of} was dumped by pg_dump {}, and the newest pg_restore here that fits is {}",
+                manifest.dumped_by, tools.major
+            )));
+        }
+        Ok(_) => {}
+    }
+    let names: Vec<String> = manifest.extensions.keys().cloned().collect();
+    if !names.is_empty() {
+        let available = catalog::available_extensions(registry.session(), &names).await?;
+        let available: BTreeMap<String, Option<String>> = available.into_iter().collect();
+        for (name, version) in &manifest.extensions {
+            match available.get(name).and_then(Option::as_ref) {
+                Some(here) if here == version => {}
+                Some(here) => {
+                    return Ok(Err(format!("{of} has extension `{name}` {version}, this server {here}")));
+                }
+                None => return Ok(Err(format!("{of} needs extension `{name}`, which this server lacks"))),
+            }
+        }
+    }
+    let missing: Vec<String> = registry
+        .session()
+        .scalars(sql::fill(
+            "SELECT name FROM unnest($1::text[]) name \
+             WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname::text = name)",
+            &[&manifest.roles],
+        ))
+        .await
+        .doing(|| "look for roles".into())?;
+    if let Some(name) = missing.first() {
+        return Ok(Err(format!("{of} needs role `{name}`, which this server lacks")));
+    }
+    if manifest.built_as == role {
+        return Ok(Ok(true));
+    }
+    // The role that restores becomes the owner, as it would by a build.
+    if manifest.names_builder || manifest.other_owners {
+        return Ok(Err(format!(
+            "{of} names its builder `{}` in grants or has several owners, and builds run as `{role}` here",
+            manifest.built_as
+        )));
+    }
+    Ok(Ok(false))
+}
+
+/// Returns why templates of a definition are in no store.
+pub(super) fn never_shared(definition: &crate::config::Definition) -> Option<Why> {
+    (*definition.from != *EMPTY_DATABASE).then(|| {
+        format!(
+            "builds of `{}` start from database `{}`, so its templates are not exchanged",
+            definition.name, definition.from
+        )
+    })
+}
