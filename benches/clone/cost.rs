@@ -214,7 +214,7 @@ fn children() -> f64 {
 }
 
 /// Processor time of a process and all its children, in ms, in steps of the kernel's clock.
-fn cpu_of(process: u32) -> f64 {
+pub(crate) fn cpu_of(process: u32) -> f64 {
     // Fields 14 to 17 of proc_pid_stat(5): its own time and that of children that have ended, in hundredths of a second.
     let stat = |pid: u32| -> Option<(u32, [f64; 4])> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

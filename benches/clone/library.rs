@@ -152,7 +152,7 @@ async fn raw_loop(subject: &Subject<'_>, clients: usize, strategy: &'static str)
     took
 }
 
-async fn wait_until_left(admin: &mut PgConnection, name: &str) {
+pub(crate) async fn wait_until_left(admin: &mut PgConnection, name: &str) {
     const LOOK: &str = "select exists (select from pg_stat_activity where datname = $1) as there";
     loop {
         let row = sqlx::query(LOOK).bind(name).fetch_one(&mut *admin).await;
@@ -163,7 +163,7 @@ async fn wait_until_left(admin: &mut PgConnection, name: &str) {
     }
 }
 
-fn take(left: &AtomicUsize) -> bool {
+pub(crate) fn take(left: &AtomicUsize) -> bool {
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
 }
 

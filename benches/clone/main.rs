@@ -12,7 +12,7 @@
 //! | variable | what it does |
 //! |---|---|
 //! | `ROUNDS` | rounds of the tables (20) |
-//! | `ONLY` | parts, of `commands,cost,library,steady,peers`; or `projects`, for `commands` without the generated templates |
+//! | `ONLY` | parts, of `commands,cost,library,recycled,steady,peers`; or `projects`, for `commands` without the generated templates |
 //! | `FSYNC=on` | a server that keeps its data; its data directory then is in the temporary directory, since tmpfs knows no fsync |
 //! | `DATA_FOLDER` | where the private server's data directory goes (`/dev/shm`): an existing directory |
 //! | `PGSTENCIL_TEST_BINDIR` | another version's binaries |
@@ -41,6 +41,7 @@ mod library;
 mod peers;
 mod place;
 mod project;
+mod recycled;
 mod samples;
 mod steady;
 mod subject;
@@ -74,6 +75,9 @@ fn main() {
     }
     if wanted("library") {
         library::measure(&place);
+    }
+    if wanted("recycled") {
+        recycled::measure(&place, rounds);
     }
     if wanted("steady") {
         steady::measure(&place);

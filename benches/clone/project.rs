@@ -25,6 +25,18 @@ impl Generated {
         Self::new(format!("{count} tables"), &format!("bench{count}"), migrations)
     }
 
+    /// One table a migration, empty, each with two indexes, a sequence and a foreign key to the first of its ten.
+    pub(crate) fn empty_tables(count: usize) -> Self {
+        let migrations = (0..count).map(|i| {
+            format!(
+                "create table t{i} (id serial primary key, a text, b int references t{}(id));\n\
+                 create index on t{i} (a);\n",
+                i - i % 10
+            )
+        });
+        Self::new(format!("{count} empty tables"), &format!("empty{count}"), migrations)
+    }
+
     /// A few tables with many rows, so that the files are about so large.
     pub(crate) fn megabytes(size: usize) -> Self {
         const TABLES: usize = 5;
