@@ -67,6 +67,22 @@ pub(crate) struct Found {
 /// Reason why there is nothing.
 pub(crate) type Why = String;
 
+/// Answer to an announcement of a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Announced {
+    /// No other command builds the template, as far as the store shows; this one says that it does.
+    Ours,
+    /// The same, but this command may not write.
+    Nobody,
+    /// Another command builds it, and may need this time.
+    Other(Duration),
+}
+
+/// Time that a build may need if nothing is known about it, and the limits of the time.
+const UNKNOWN: Duration = Duration::from_secs(60);
+const SHORTEST: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(30 * 60);
+
 /// A store that does nothing, for one that cannot be used.
 #[derive(Debug)]
 struct Nowhere;
@@ -402,6 +418,77 @@ impl Remote {
             )))
         });
         looked.await?
+    }
+
+    /// Says in the store that this command is about to run a full build of a template, if it may write and no other
+    /// command says so; else returns how long the other one may need. Only an optimisation: two commands may build.
+    pub(crate) async fn announce(
+        &self,
+        definition: &str,
+        fingerprint: &str,
+        expected: Option<Duration>,
+    ) -> Announced {
+        let written = self.why_no_write().is_none().then(|| self.standing.write.as_deref().ok()).flatten();
+        let limit = expected.map_or(UNKNOWN, |time| time.mul_f64(1.5)).clamp(SHORTEST, LONGEST);
+        let until = now_s() + limit.as_secs();
+        let looked = self.within(async {
+            for scope in &self.standing.scopes {
+                let key = entry::building(&self.project, definition, scope, fingerprint);
+                let Some(bytes) = self.store.get(&key, entry::HEAD).await? else {
+                    continue;
+                };
+                let until = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse::<u64>().ok());
+                let left = until.unwrap_or_default().saturating_sub(now_s());
+                // The clocks may differ.
+                let left = Duration::from_secs(left).min(LONGEST);
+                if !left.is_zero() {
+                    return Ok(Announced::Other(left));
+                }
+            }
+            let Some(scope) = written else {
+                return Ok(Announced::Nobody);
+            };
+            let key = entry::building(&self.project, definition, scope, fingerprint);
+            if self.store.put(&key, until.to_string().into_bytes(), true).await? {
+                return Ok(Announced::Ours);
+            }
+            let bytes = self.store.get(&key, entry::HEAD).await?;
+            let theirs = bytes.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse::<u64>().ok());
+            let left = Duration::from_secs(theirs.unwrap_or_default().saturating_sub(now_s())).min(LONGEST);
+            if left.is_zero() {
+                // That of a command that was killed.
+                self.store.put(&key, until.to_string().into_bytes(), false).await?;
+                return Ok(Announced::Ours);
+            }
+            Ok(Announced::Other(left))
+        });
+        match self.why_no_read() {
+            Some(_) => Announced::Nobody,
+            None => looked.await.unwrap_or(Announced::Nobody),
+        }
+    }
+
+    /// Returns whether another command still says that it builds a template.
+    pub(crate) async fn is_announced(&self, definition: &str, fingerprint: &str) -> bool {
+        let looked = self.within(async {
+            for scope in &self.standing.scopes {
+                let key = entry::building(&self.project, definition, scope, fingerprint);
+                if self.store.get(&key, entry::HEAD).await?.is_some() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        });
+        looked.await.unwrap_or(false)
+    }
+
+    /// Takes the announcement back, since the build ended or failed.
+    pub(crate) async fn withdraw(&self, definition: &str, fingerprint: &str) {
+        if let Ok(scope) = &self.standing.write {
+            let key = entry::building(&self.project, definition, scope, fingerprint);
+            // Otherwise it expires.
+            let _ = self.within(self.store.delete(&key)).await;
+        }
     }
 
     /// Downloads the dumps of an entry, verifies and unpacks them.

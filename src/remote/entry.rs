@@ -6,6 +6,7 @@
 //! v1/PROJECT/DEFINITION/SCOPE/tpl/FINGERPRINT/BLAKE3.dump.zst
 //! v1/PROJECT/DEFINITION/SCOPE/heads/CORE/COUNT-FINGERPRINT
 //! v1/PROJECT/DEFINITION/SCOPE/used/FINGERPRINT
+//! v1/PROJECT/DEFINITION/SCOPE/building/FINGERPRINT
 //! ```
 //!
 //! CORE hashes everything of the fingerprint but migrations, companions and `rerun_inputs`: one list shows the possible
@@ -227,6 +228,11 @@ fn short(text: &[u8]) -> String {
 /// Returns the directory of an entry.
 pub(crate) fn directory(project: &str, definition: &str, scope: &str, fingerprint: &str) -> String {
     format!("{TOP}/{project}/{definition}/{scope}/tpl/{fingerprint}")
+}
+
+/// Returns the key by which a command says that it builds a template.
+pub(crate) fn building(project: &str, definition: &str, scope: &str, fingerprint: &str) -> String {
+    format!("{TOP}/{project}/{definition}/{scope}/building/{fingerprint}")
 }
 
 /// Returns the directory of the heads of a core.

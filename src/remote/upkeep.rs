@@ -104,7 +104,7 @@ impl Remote {
             };
             let fingerprint = match kind {
                 "tpl" => rest.split('/').next().unwrap_or_default(),
-                "used" => rest,
+                "used" | "building" => rest,
                 "heads" => rest.rsplit('-').next().unwrap_or_default(),
                 _ => continue,
             };

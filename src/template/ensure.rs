@@ -175,12 +175,25 @@ impl<'a, 'c> Request<'a, 'c> {
                             Err(_) => {}
                         }
                     }
+                    if first {
+                        match pull::wait_for_another(registry, self.context, permit).await? {
+                            Tried::Pulled(ended) => {
+                                return Ok(Some(Built { ended, note: None, outcome: Outcome::Pulled }));
+                            }
+                            Tried::Not(Some(other)) => reason = format!("{reason}; {other}"),
+                            Tried::Not(None) => {}
+                        }
+                    }
                     pull::tell_miss(self.context, &reason);
                 }
                 Tried::Not(None) => {}
             }
         }
-        build_fully(registry, self.context, permit, why).await.map(Some)
+        let built = build_fully(registry, self.context, permit, why).await;
+        if !matches!(&built, Ok(Built { ended: Ended::Sealed(_), .. })) {
+            pull::withdraw(self.context, &self.recipe).await;
+        }
+        built.map(Some)
     }
 
     /// Asks the remote store, once for the same inputs. `extension`: an incremental build is possible, and takes this

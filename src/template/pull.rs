@@ -16,7 +16,7 @@ use crate::pg::{Doing as _, catalog, is_connection_loss, sql};
 use crate::quantity::{count, seconds, size};
 use crate::registry::{Registry, TemplateState};
 use crate::remote::entry::Manifest;
-use crate::remote::{Found, Pulled, PulledDatabase, Remote, Shown, ShownEntry};
+use crate::remote::{Announced, Found, Pulled, PulledDatabase, Remote, Shown, ShownEntry};
 
 /// Result of an attempt to pull a template.
 pub(super) enum Tried {
@@ -57,6 +57,56 @@ pub(super) async fn exact(
         Ok(ended) => Tried::Pulled(ended),
         Err(why) => Tried::Not(Some(why)),
     })
+}
+
+/// Announces a full build in the store; if another machine builds the template, waits for its push, and pulls it. If that
+/// does not come in time, the build begins: slower, not wrong.
+pub(super) async fn wait_for_another(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    permit: &BuildPermit,
+) -> Result<Tried> {
+    let Some(remote) = context.remote.filter(|_| never(context).is_none()) else {
+        return Ok(Tried::Not(None));
+    };
+    let name = &context.definition.name;
+    let full = registry.costs(context.project, name).await?.full;
+    let fingerprint = permit.recipe().fingerprint();
+    let of = fingerprint.to_string();
+    let Announced::Other(limit) = remote.announce(name, &of, full).await else {
+        return Ok(Tried::Not(None));
+    };
+    context.tell(Event::Remote(&format!(
+        "another machine builds template {name} ({}) for {}; waiting for it, at most {}",
+        fingerprint.short(),
+        remote.place(),
+        seconds(limit)
+    )));
+    let started = Instant::now();
+    while started.elapsed() < limit {
+        context.deadline.pause(WAIT, "the build of another machine").await?;
+        registry.ping().await?;
+        let there = remote.exact(name, permit.recipe()).await.is_ok();
+        if there {
+            return exact(registry, context, permit, None).await;
+        }
+        if !remote.is_announced(name, &of).await {
+            break;
+        }
+    }
+    // Now this one builds.
+    remote.announce(name, &of, full).await;
+    Ok(Tried::Not(Some("the build of another machine did not end in time".into())))
+}
+
+/// Time between two looks into the store.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// Takes the announcement of a build back, since it failed.
+pub(super) async fn withdraw(context: &Context<'_>, recipe: &Recipe) {
+    if let Some(remote) = context.remote.filter(|remote| remote.why_no_write().is_none()) {
+        remote.withdraw(&context.definition.name, &recipe.fingerprint().to_string()).await;
+    }
 }
 
 /// Pulls the largest base of an incremental build of `recipe`, as a template of its own. The inner error is the reason

@@ -40,4 +40,10 @@ pub(crate) async fn look(context: &Context<'_>, _: &Recipe, _: Option<Duration>)
     context.remote.map(|remote| match *remote {})
 }
 
+pub(super) async fn wait_for_another(_: &mut Registry, _: &Context<'_>, _: &BuildPermit) -> Result<Tried> {
+    Ok(Tried::Not(None))
+}
+
+pub(super) async fn withdraw(_: &Context<'_>, _: &Recipe) {}
+
 pub(super) fn tell_miss(_: &Context<'_>, _: &str) {}

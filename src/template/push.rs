@@ -111,7 +111,9 @@ pub(crate) async fn push(
         databases: dumps.iter().map(|(dump, _)| dump.clone()).collect(),
     };
     let files = dumps.into_iter().map(|(_, file)| file).collect();
-    Ok(match remote.upload(manifest, recipe, files).await {
+    let uploaded = remote.upload(manifest, recipe, files).await;
+    remote.withdraw(name, &fingerprint.to_string()).await;
+    Ok(match uploaded {
         Ok(Some(bytes)) => Pushed::Done(bytes),
         Ok(None) => Pushed::There,
         Err(why) => Pushed::Not(why),

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::support::cli::Output;
 use crate::support::extension::templates;
 use crate::support::server::{PATIENCE, quote_literal};
-use crate::support::{Pgstencil, Project, eventually, server};
+use crate::support::{Pgstencil, Project, Role, eventually, server};
 
 const CONFIG: &str = r#"
 project = "PROJECT"
@@ -252,7 +252,8 @@ fn provisional_templates_are_pulled_as_such() {
     on(&fleet.two, &["ensure", "--rebuild"]).success();
     assert_eq!(templates(&fleet.two)[0]["provisional"], false);
     let pushed = on(&fleet.two, &["push", "--json"]).success().json();
-    assert_eq!(pushed["templates"][0]["pushed"], true);
+    // By this command, or by that with the full build.
+    assert_eq!(pushed["templates"][0]["stored"], true);
     let listed = on(&fleet.one, &["remote", "list", "--json"]).success().json();
     let entries = listed["entries"].as_array().unwrap();
     assert_eq!(entries.len(), 2);
@@ -387,6 +388,41 @@ fn two_pullers_at_once_restore_once() {
     assert_eq!(outcomes.iter().filter(|outcome| *outcome == "hit").count(), 2, "{outcomes:?}");
     assert_eq!(fleet.two.builds(), 0);
     assert_eq!(templates(&fleet.two).len(), 1);
+}
+
+#[test]
+fn of_two_machines_at_once_one_builds() {
+    let fleet = Fleet::new();
+    fleet.both().iter().for_each(|project| project.build(&crate::support::Build::Gate));
+    let first = on(&fleet.one, &["ensure", "--json"]).spawn();
+    assert!(eventually(PATIENCE, || !fleet.files("/building/").is_empty()));
+    let second = on(&fleet.two, &["ensure", "--json"]).spawn();
+    second.wait_for_text("another machine builds template app");
+    fleet.one.write("go", "");
+    assert_eq!(first.wait().json()["outcome"], "miss");
+    assert_eq!(second.wait().json()["outcome"], "pulled");
+    assert_eq!((fleet.one.builds(), fleet.two.builds()), (1, 0));
+    assert!(fleet.files("/building/").is_empty());
+    // A build that fails is not waited for.
+    let fleet = Fleet::new();
+    fleet.add_migration("0003_bad", "select 1/0");
+    on(&fleet.one, &["ensure"]).fails(4);
+    assert!(fleet.files("/building/").is_empty());
+}
+
+#[test]
+fn an_ordinary_role_pulls_and_owns_what_it_restores() {
+    let role = Role::new(server());
+    let mut fleet = Fleet::new();
+    fleet.two.connect_as(&role);
+    fleet.pushed();
+    let output = fleet.second("pulled");
+    assert!(!output.stderr.contains("superuser"), "{output}");
+    let clone = on(&fleet.two, &["clone", "--json"]).success().json();
+    let name = clone["clone"]["name"].as_str().unwrap();
+    let owner = "select tableowner from pg_tables where tablename = 'users'";
+    assert_eq!(server().psql(name, owner), role.name);
+    on(&fleet.two, &["verify"]).success();
 }
 
 /// Programs in a directory of the second server's config.
