@@ -257,7 +257,8 @@ impl<'a> Replay<'a> {
                         costs.push(self.extension(base.set, of.set));
                     }
                 }
-                policy::first_to_go(&residents, &|base, of| costs[base * n + of]).unwrap_or(0)
+                let seconds = |base: usize, of: usize| costs[base * n + of];
+                policy::first_to_go(&residents, &policy::cheapest_first(n, &seconds)).unwrap_or(0)
             }
         }
     }

@@ -91,16 +91,18 @@ pub struct NormalForm {
 impl PartialEq for FileInput {
     /// Compares what the fingerprint contains, so not the content of a file that counts by its normal form.
     fn eq(&self, other: &Self) -> bool {
-        let key = |file: &Self| {
-            (file.path.clone(), file.hash.clone(), file.bytes, file.normal.as_ref().map(|n| n.form.clone()))
-        };
-        key(self) == key(other)
+        (&self.path, &self.hash, self.bytes, self.form())
+            == (&other.path, &other.hash, other.bytes, other.form())
     }
 }
 
 impl Eq for FileInput {}
 
 impl FileInput {
+    fn form(&self) -> Option<&str> {
+        self.normal.as_ref().map(|normal| normal.form.as_str())
+    }
+
     /// Returns whether two files that count as equal differ in their bytes.
     pub fn is_cosmetic(&self, other: &Self) -> bool {
         let content = |file: &Self| file.normal.as_ref().map(|normal| normal.content.clone());

@@ -61,7 +61,8 @@ const RESIDENTS: &str = "SELECT t.id, t.project, t.definition, t.fingerprint, t.
      coalesce((SELECT sum(d.bytes) FROM pgstencil.database d WHERE d.template_id = t.id), 0)::bigint AS bytes, \
      CASE WHEN t.base_fingerprint IS NULL THEN t.build_ms END AS full_ms \
      FROM pgstencil.template t WHERE t.state = 'ready' ORDER BY t.id";
-const RECIPES: &str = "SELECT id, recipe FROM pgstencil.template WHERE id = ANY($1)";
+/// As text: a `jsonb` value is only read once then.
+const RECIPES: &str = "SELECT id, recipe::text FROM pgstencil.template WHERE id = ANY($1)";
 /// Limited by the limit of the history.
 const BUILDS: &str = "SELECT project, definition, CASE WHEN outcome = $2 THEN files END AS added, millis \
      FROM pgstencil.event WHERE outcome IN $1 OR outcome = $2 AND files IS NOT NULL ORDER BY id";
@@ -96,7 +97,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn recipes(&mut self, ids: &[i64]) -> Result<HashMap<i64, Recipe>> {
-        let rows: Vec<(i64, serde_json::Value)> = self
+        let rows: Vec<(i64, String)> = self
             .session()
             .rows(sql::fill(RECIPES, &[&ids]))
             .await
@@ -104,7 +105,7 @@ impl Registry {
         Ok(rows
             .into_iter()
             .filter_map(|(id, recipe)| {
-                let kept: KeptRecipe = serde_json::from_value(recipe).ok()?;
+                let kept: KeptRecipe = serde_json::from_str(&recipe).ok()?;
                 Some((id, kept.into_comparable_with_kept()))
             })
             .collect())

@@ -5,13 +5,14 @@
 //! well. To apply a plan means to discard templates, under the lock that processes share while they copy or extend
 //! them; a cleanup drops the databases, or they are dropped immediately where space is needed.
 
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::config::Extend;
 use crate::database::drop;
 use crate::error::Result;
-use crate::fingerprint::{Append, Recipe, extension};
+use crate::fingerprint::{Append, FileInput, Recipe, RelPath, extension};
 use crate::pg::lock::LockKey;
 use crate::quantity::{Bytes, Millis};
 use crate::registry::eviction::{BuildRow, ResidentRow};
@@ -109,18 +110,35 @@ impl Known {
     }
 }
 
+/// Path and hash of a migration.
+type End<'a> = (&'a RelPath, &'a str);
+
+fn end(file: &FileInput) -> End<'_> {
+    (&file.path, &file.hash)
+}
+
 /// Data that a plan is based on.
 struct Shelf<'a> {
     rows: Vec<ResidentRow>,
     known: &'a Known,
 }
 
+/// Templates as possible bases of each other.
+struct Ends<'a> {
+    /// Recipe of each template.
+    recipes: Vec<Option<&'a Recipe>>,
+    /// The templates by their last migration; by `None` those without migrations. A template can be extended only
+    /// from one whose migrations it contains, so the few with a matching end are compared, and not each with each.
+    by_last: HashMap<Option<End<'a>>, Vec<usize>>,
+}
+
 impl Shelf<'_> {
     /// Returns the evictions that bring the shelf within limits.
     fn plan(&self, limits: &Limits, room: Room, reason: impl Fn(Rule) -> Reason) -> Vec<Eviction> {
         let (residents, costs) = self.weigh();
-        let seconds = |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
-        let evictions = policy::plan(&residents, limits, room, &seconds);
+        let ends = self.ends();
+        let bases = |of: usize| self.bases(of, &ends, &costs[residents[of].definition]);
+        let evictions = policy::plan(&residents, limits, room, &bases);
         evictions
             .into_iter()
             .map(|eviction| Eviction {
@@ -134,10 +152,11 @@ impl Shelf<'_> {
     /// Returns the evictions of these templates.
     fn plan_named(&self, ids: &[i64]) -> Vec<Eviction> {
         let (residents, costs) = self.weigh();
-        let seconds = |base: usize, of: usize| self.extension(base, of, &costs[residents[of].definition]);
+        let ends = self.ends();
+        let bases = |of: usize| self.bases(of, &ends, &costs[residents[of].definition]);
         let lost: Vec<usize> =
             ids.iter().filter_map(|id| self.rows.iter().position(|row| row.id == *id)).collect();
-        let losses = policy::losses(&residents, &lost, &seconds);
+        let losses = policy::losses(&residents, &lost, &bases);
         lost.iter()
             .zip(losses)
             .map(|(&index, rebuild_s)| Eviction {
@@ -148,18 +167,48 @@ impl Shelf<'_> {
             .collect()
     }
 
-    /// Returns the seconds of an incremental build from one template to another, if it is possible.
-    fn extension(&self, base: usize, of: usize, costs: &Costs) -> Option<f64> {
+    fn ends(&self) -> Ends<'_> {
+        let recipes: Vec<_> = self.rows.iter().map(|row| self.known.recipes.get(&row.id)).collect();
+        let mut by_last: HashMap<_, Vec<usize>> = HashMap::new();
+        for (index, recipe) in recipes.iter().enumerate() {
+            if let Some(recipe) = recipe {
+                by_last.entry(recipe.migrations.last().map(end)).or_default().push(index);
+            }
+        }
+        Ends { recipes, by_last }
+    }
+
+    /// Returns the templates from which another one could be extended, those with the most migrations first: they
+    /// are the cheapest bases.
+    fn bases<'a>(&'a self, of: usize, ends: &'a Ends<'_>, costs: &'a Costs) -> policy::Bases<'a> {
+        let migrations = |index: usize| ends.recipes[index].map(|recipe| recipe.migrations.as_slice());
+        let Some(files) = migrations(of) else {
+            return Box::new(std::iter::empty());
+        };
+        let keys = files.iter().map(|file| Some(end(file))).chain([None]);
+        let mut bases: Vec<usize> =
+            keys.filter_map(|key| ends.by_last.get(&key)).flatten().copied().collect();
+        bases.sort_by_key(|&base| (Reverse(migrations(base).map(<[_]>::len)), base));
+        Box::new(bases.into_iter().filter_map(move |base| {
+            let seconds = self.extension(of, ends.recipes[base]?, ends.recipes[of]?, costs)?;
+            Some((base, seconds))
+        }))
+    }
+
+    /// Returns the seconds of an incremental build of a template from a base, if it is possible.
+    fn extension(&self, of: usize, base: &Recipe, new: &Recipe, costs: &Costs) -> Option<f64> {
         let append = match self.rows[of].extend {
             Extend::Never => return None,
             Extend::Append => Append::Sorted,
             Extend::Always => Append::Any,
         };
-        let recipe = |index: usize| self.known.recipes.get(&self.rows[index].id);
-        let (base, new) = (recipe(base)?, recipe(of)?);
-        // Cheaper than a comparison, and true of most pairs.
-        if base.migrations.len() > new.migrations.len() {
-            return None;
+        // Cheaper than a comparison, and true of many pairs.
+        match base.migrations.len().cmp(&new.migrations.len()) {
+            Ordering::Greater => return None,
+            Ordering::Equal if base.rerun_inputs == new.rerun_inputs && base.companions == new.companions => {
+                return None;
+            }
+            Ordering::Equal | Ordering::Less => {}
         }
         let added = extension(base, new, append).ok()?;
         Some(costs.extension(added.len()))

@@ -104,14 +104,31 @@ pub struct Eviction {
     pub loss: f64,
 }
 
-/// Seconds of an incremental build from the resident at the first index to the one at the second; `None` if that is
-/// not possible.
-pub type Extension<'a> = &'a dyn Fn(usize, usize) -> Option<f64>;
+/// Bases from which a resident could be extended: the index of each, and the seconds of the incremental build.
+/// The cheapest comes first. A plan asks for a further base only when it needs one, so the iterator can compare late.
+pub type Bases<'a> = Box<dyn Iterator<Item = (usize, f64)> + 'a>;
+
+/// Returns the bases of the resident at an index.
+pub type BasesOf<'a, 'f> = &'f dyn Fn(usize) -> Bases<'a>;
+
+/// Makes [`BasesOf`] from the costs of all pairs: `seconds` returns the seconds of an incremental build from the
+/// resident at the first index to the one at the second, `None` if that is not possible.
+pub fn cheapest_first<'a>(
+    residents: usize,
+    seconds: &'a dyn Fn(usize, usize) -> Option<f64>,
+) -> impl Fn(usize) -> Bases<'a> {
+    move |of| {
+        let mut bases: Vec<(usize, f64)> =
+            (0..residents).filter_map(|base| Some((base, seconds(base, of)?))).collect();
+        bases.sort_by(|a, b| a.1.total_cmp(&b.1));
+        Box::new(bases.into_iter())
+    }
+}
 
 /// Returns the templates to evict, in order. If nothing more may be evicted, limits stay exceeded: pinned and kept
 /// templates take precedence over any limit.
-pub fn plan(residents: &[Resident], limits: &Limits, room: Room, extension: Extension<'_>) -> Vec<Eviction> {
-    let mut left = Left::new(residents, limits.keep, extension);
+pub fn plan(residents: &[Resident], limits: &Limits, room: Room, bases: BasesOf<'_, '_>) -> Vec<Eviction> {
+    let mut left = Left::new(residents, limits.keep, bases);
     let mut evictions = Vec::new();
     if let Some(max) = limits.max_idle {
         // Longest idle first, so that each is weighed against the templates that are really kept.
@@ -138,35 +155,57 @@ pub fn plan(residents: &[Resident], limits: &Limits, room: Room, extension: Exte
 
 /// Returns the template to evict if there is one too many, by the same measure as [`plan`]; `None` if all are
 /// pinned.
-pub fn first_to_go(residents: &[Resident], extension: Extension<'_>) -> Option<usize> {
-    Left::new(residents, 0, extension).first_to_go(|_| 1.0)
+pub fn first_to_go(residents: &[Resident], bases: BasesOf<'_, '_>) -> Option<usize> {
+    Left::new(residents, 0, bases).first_to_go(|_| 1.0)
 }
 
 /// Returns the estimated seconds of rebuilding each of the templates with these indexes if all of them are lost, in
 /// the order of `lost`.
-pub fn losses(residents: &[Resident], lost: &[usize], extension: Extension<'_>) -> Vec<f64> {
-    let mut left = Left::new(residents, 0, extension);
+pub fn losses(residents: &[Resident], lost: &[usize], bases: BasesOf<'_, '_>) -> Vec<f64> {
+    let mut left = Left::new(residents, 0, bases);
     for &index in lost {
         left.gone[index] = true;
     }
-    lost.iter().map(|&index| left.rebuild(index, index)).collect()
+    let mut of = |index: usize| {
+        left.look(index);
+        left.rebuild(index, None)
+    };
+    lost.iter().map(|&index| of(index)).collect()
 }
 
 /// Residents that remain while a plan is made.
-struct Left<'a> {
-    residents: &'a [Resident],
+struct Left<'r, 'a> {
+    residents: &'r [Resident],
     stays: Vec<bool>,
     gone: Vec<bool>,
-    /// Bases of each resident for incremental builds, cheapest first.
-    bases: Vec<Vec<(usize, f64)>>,
+    bases: Vec<Nearest<'a>>,
+}
+
+/// The two cheapest bases of one resident that are not evicted: what it rests on, and what it would rest on without
+/// that.
+struct Nearest<'a> {
+    found: Vec<(usize, f64)>,
+    /// Costlier bases. An evicted one never comes back, so what was passed over is not needed again.
+    further: Bases<'a>,
+}
+
+impl Nearest<'_> {
+    fn look(&mut self, is_base: impl Fn(usize) -> bool) {
+        self.found.retain(|(base, _)| is_base(*base));
+        while self.found.len() < 2
+            && let Some(next) = self.further.find(|(base, _)| is_base(*base))
+        {
+            self.found.push(next);
+        }
+    }
 }
 
 /// Added to the time that a template has been idle: a use one minute ago hardly differs from one ten minutes ago.
 /// In the replays a larger value saves a little more work, for many more misses.
 const RECENT: f64 = 15.0 * 60.0;
 
-impl<'a> Left<'a> {
-    fn new(residents: &'a [Resident], keep: usize, extension: Extension<'_>) -> Self {
+impl<'r, 'a> Left<'r, 'a> {
+    fn new(residents: &'r [Resident], keep: usize, bases: BasesOf<'a, '_>) -> Self {
         let all = 0..residents.len();
         let mut newest: Vec<usize> = all.clone().collect();
         newest.sort_by(|&a, &b| residents[a].idle.total_cmp(&residents[b].idle));
@@ -177,16 +216,8 @@ impl<'a> Left<'a> {
             stays[i] |= *kept < keep;
             *kept += 1;
         }
-        let bases = |of: usize| {
-            let mut bases: Vec<(usize, f64)> = all
-                .clone()
-                .filter(|&base| base != of && residents[base].definition == residents[of].definition)
-                .filter_map(|base| Some((base, extension(base, of)?)))
-                .collect();
-            bases.sort_by(|a, b| a.1.total_cmp(&b.1));
-            bases
-        };
-        Left { bases: all.clone().map(bases).collect(), gone: vec![false; residents.len()], stays, residents }
+        let bases = all.map(|of| Nearest { found: Vec::new(), further: bases(of) }).collect();
+        Left { bases, gone: vec![false; residents.len()], stays, residents }
     }
 
     fn present(&self) -> impl Iterator<Item = usize> + '_ {
@@ -211,12 +242,20 @@ impl<'a> Left<'a> {
             .max_by(|&a, &b| self.residents[a].idle.total_cmp(&self.residents[b].idle))
     }
 
-    /// Returns the cheapest rebuild of a resident if it and perhaps another one are gone.
-    fn rebuild(&self, of: usize, without: usize) -> f64 {
+    /// Finds the bases that a resident has now.
+    fn look(&mut self, of: usize) {
+        let (residents, gone) = (self.residents, &self.gone);
+        let definition = residents[of].definition;
+        self.bases[of].look(|base| base != of && !gone[base] && residents[base].definition == definition);
+    }
+
+    /// Returns the cheapest rebuild of a resident from the bases that the last look found, without one of them.
+    fn rebuild(&self, of: usize, without: Option<usize>) -> f64 {
         let full = self.residents[of].full;
         self.bases[of]
+            .found
             .iter()
-            .find(|(base, _)| *base != without && !self.gone[*base])
+            .find(|(base, _)| Some(*base) != without)
             .map_or(full, |(_, seconds)| seconds.min(full))
     }
 
@@ -226,18 +265,19 @@ impl<'a> Left<'a> {
     }
 
     /// Returns the resident whose loss costs least for what it releases; the first of equal ones.
-    fn first_to_go(&self, gives: impl Fn(&Resident) -> f64) -> Option<usize> {
+    fn first_to_go(&mut self, gives: impl Fn(&Resident) -> f64) -> Option<usize> {
+        let present: Vec<usize> = self.present().collect();
         // Seconds by which the rebuilds of others would grow.
         let mut grows = vec![0.0; self.residents.len()];
-        for other in self.present() {
-            let best = self.bases[other].iter().find(|(base, _)| !self.gone[*base]);
-            if let Some(&(base, _)) = best {
-                let more = self.rebuild(other, base) - self.rebuild(other, other);
+        for other in present {
+            self.look(other);
+            if let Some(&(base, _)) = self.bases[other].found.first() {
+                let more = self.rebuild(other, Some(base)) - self.rebuild(other, None);
                 grows[base] += self.rate(other) * more;
             }
         }
         let cost = |i: usize| {
-            let own = self.rate(i) * self.rebuild(i, i);
+            let own = self.rate(i) * self.rebuild(i, None);
             (own + grows[i]) / gives(&self.residents[i]).max(1.0)
         };
         self.candidates()
@@ -248,6 +288,7 @@ impl<'a> Left<'a> {
 
     fn evict(&mut self, index: usize, rule: Rule) -> Eviction {
         self.gone[index] = true;
-        Eviction { index, rule, loss: self.rebuild(index, index) }
+        self.look(index);
+        Eviction { index, rule, loss: self.rebuild(index, None) }
     }
 }

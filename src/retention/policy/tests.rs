@@ -17,12 +17,17 @@ fn indices(evictions: &[Eviction]) -> Vec<usize> {
 }
 
 /// Residents of one definition: each can be extended from all before it, in 10 seconds.
-fn chain(base: usize, of: usize) -> Option<f64> {
-    (base < of).then_some(10.0)
+fn chain(of: usize) -> Bases<'static> {
+    Box::new((0..of).map(|base| (base, 10.0)))
 }
 
-fn alone(_: usize, _: usize) -> Option<f64> {
-    None
+fn alone(_: usize) -> Bases<'static> {
+    Box::new(std::iter::empty())
+}
+
+/// The second of two residents can be extended from the first.
+fn one_base(of: usize) -> Bases<'static> {
+    Box::new((of == 1).then_some((0, 5.0)).into_iter())
 }
 
 #[test]
@@ -46,12 +51,12 @@ fn what_can_be_extended_goes_before_what_needs_a_build_from_nothing() {
 fn a_base_is_dear_as_long_as_others_rest_on_it() {
     // Alone the base is the cheaper one to lose.
     let residents = [resident(0, 9.0, 30.0), resident(0, 2.0, 100.0), resident(1, 8.0, 30.0)];
-    let first = |extension: Extension<'_>| first_to_go(&residents, extension);
+    let first = |bases: BasesOf<'_, '_>| first_to_go(&residents, bases);
     assert_eq!(first(&alone), Some(0));
-    assert_eq!(first(&|base, of| (base == 0 && of == 1).then_some(5.0)), Some(1));
+    assert_eq!(first(&one_base), Some(1));
     let mut pinned = residents.clone();
     pinned[1].pinned = true;
-    let plan = plan(&pinned, &count(2), Room::default(), &|base, of| (base == 0 && of == 1).then_some(5.0));
+    let plan = plan(&pinned, &count(2), Room::default(), &one_base);
     assert_eq!(indices(&plan), [2]);
 }
 
@@ -144,7 +149,7 @@ proptest! {
             false => None,
         };
         let room = Room { templates: room.0, bytes: room.1 };
-        let made = plan(&residents, &limits, room, &extension);
+        let made = plan(&residents, &limits, room, &cheapest_first(residents.len(), &extension));
         let touchable = touchable(&residents, limits.keep);
         let mut gone = vec![false; residents.len()];
         for eviction in &made {
@@ -183,7 +188,7 @@ proptest! {
             prop_assert!(needed);
         }
         // The result is repeatable: no choice depends on anything except the input.
-        prop_assert_eq!(made, plan(&residents, &limits, room, &extension));
+        prop_assert_eq!(made, plan(&residents, &limits, room, &cheapest_first(residents.len(), &extension)));
     }
 
     #[test]
