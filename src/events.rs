@@ -1,5 +1,7 @@
 //! Events that occur while a caller waits. The library never prints; the caller decides what the user sees.
 
+use serde::{Deserialize, Serialize};
+
 use std::fmt;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ pub struct Extending<'a> {
 }
 
 /// Warning for the user about a problem that does not stop the work: a message, facts one per line, and advice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {
     message: String,
     details: Vec<String>,

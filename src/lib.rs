@@ -121,7 +121,8 @@
 //! 11. No code of a stranger runs with pgstencil's privileges: a database that calls itself the registry is
 //!     judged before a session with it starts (`pg::door`), and before anything in it is planned.
 //!
-//! Deliberately absent: a daemon (all state and all locks are in Postgres), a connection pool (locks belong to
+//! Deliberately absent: a daemon (all state and all locks are in Postgres; a background process that stays for two
+//! seconds only saves sessions), a connection pool (locks belong to
 //! sessions; a [`Stencil`] only keeps idle sessions for its next request), state on the local disk (except for the
 //! private server, and for files that can be found out again), and `unsafe`.
 //!

@@ -7,7 +7,8 @@
 //! CI runner that kills it does no harm: the next command cleans up.
 //!
 //! A command starts one such process at most, and none if nothing is due, or if that of an earlier command is still
-//! there to take its work; see [`super::resident`]. That of `run` lives as long as the command: it creates the next warm
+//! there to take its work; see [`super::resident`]. Such a process also answers for short commands what takes a session:
+//! see [`super::hand_out`]. That of `run` lives as long as the command: it creates the next warm
 //! clone meanwhile, and drops the clone at the end.
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ use crate::url::ServerUrl;
 use crate::{Error, Result, Stencil, wire};
 
 use super::background_log;
+use super::hand_out;
 use super::resident::{self, Listening, STAY};
 use nix::unistd::{Pid, getpgid, getppid, getsid, setpgid, setsid};
 use serde::{Deserialize, Serialize};
@@ -35,7 +37,7 @@ use tokio::sync::mpsc;
 
 /// What the process is told. Holds the password, so it goes through a pipe only.
 #[derive(Serialize, Deserialize)]
-struct Instructions {
+pub(super) struct Instructions {
     url: String,
     socket: Option<PathBuf>,
     door: Option<Door>,
@@ -51,7 +53,7 @@ struct Instructions {
     /// Whether to run the checkout's `before_release` for what was dropped.
     hooks: bool,
     /// Where later commands may hand over their work; `None` if each has to start a process of its own.
-    address: Option<String>,
+    pub(super) address: Option<String>,
     /// The project, for the log.
     project: String,
     /// The log; the process does not know the user's directories.
@@ -78,6 +80,9 @@ struct TemplateTask {
     fingerprint: String,
     /// Whether requests for its clones are expected.
     announced: bool,
+    /// What is to be recorded first of the request that this follows, unless that was done.
+    #[serde(default)]
+    demand: Option<Demand>,
     /// The number of its uses, if a full build that replaces it may be due.
     rebuild: Option<u64>,
 }
@@ -139,6 +144,10 @@ impl Background {
     pub(super) async fn after_request(&mut self, session: Option<&mut Registry>, request: &Request<'_>) {
         let Request { definition, fingerprint, demand, command_follows } = *request;
         let off = self.stencil.is_background_off();
+        // A process that is there records the request at less cost than this one.
+        if !off && self.child.is_none() && hand_over(&self.stencil, request).unwrap_or(false) {
+            return;
+        }
         // What is not known may be due.
         let mut due = Due { fill: true, cleanup: true };
         if let Some(registry) = session {
@@ -160,8 +169,7 @@ impl Background {
 
     fn tell(&mut self, task: Task<'_>) -> Result<()> {
         let instructions = instructions(&self.stencil, task)?;
-        let line = serde_json::to_string(&instructions)
-            .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
+        let line = instructions.line()?;
         // It may have been ended by others.
         if let Some(child) = &mut self.child
             && tell(child, &line).is_ok()
@@ -180,6 +188,76 @@ impl Background {
             Task::CleanUp | Task::Fill(..) => send(program(&self.stencil)?, &line)?,
         });
         Ok(())
+    }
+}
+
+/// Hands a request over to the process of an earlier command, to record it and to do what it makes necessary. `false`:
+/// there is none.
+fn hand_over(stencil: &Stencil, request: &Request<'_>) -> Result<bool> {
+    let Request { definition, fingerprint, demand, .. } = *request;
+    let instructions = Instructions::for_checkout(stencil)?;
+    let Some(address) = instructions.address.clone() else {
+        return Ok(false);
+    };
+    let instructions = instructions.after_request(definition, fingerprint, demand);
+    Ok(resident::give(&address, &instructions.line()?))
+}
+
+impl Instructions {
+    /// Instructions of a command for its checkout: to clean up, and whatever is added to them.
+    pub(super) fn for_checkout(stencil: &Stencil) -> Result<Self> {
+        let instructions = instructions(stencil, Task::CleanUp)?;
+        Ok(Instructions { checkout: Some(Checkout::of(stencil)?), ..instructions })
+    }
+
+    /// The same, to record a request, and to make the warm clones that it justifies.
+    pub(super) fn after_request(self, definition: &str, fingerprint: &Fingerprint, demand: Demand) -> Self {
+        let task = TemplateTask {
+            definition: definition.to_owned(),
+            fingerprint: fingerprint.to_string(),
+            announced: demand.announced,
+            demand: Some(demand),
+            rebuild: None,
+        };
+        Instructions { task: Some(task), ..self }
+    }
+
+    /// Returns them as the process reads them.
+    pub(super) fn line(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
+    }
+
+    /// Returns the process that they come from, and all that the stencil for it depends on.
+    pub(super) fn asker(&self) -> Result<(Holder, Vec<u8>)> {
+        let checkout = self.checkout()?;
+        let text = std::fs::read(&checkout.config).map_err(failed)?;
+        let server = (&self.url, &self.socket, &self.door, &self.ssl_mode, &self.registry);
+        let client = (&checkout.client_host, checkout.client_port);
+        let facts = serde_json::to_vec(&(text, &checkout.config, checkout.origin, server, client))
+            .map_err(|e| Error::internal("cannot write JSON").caused_by(e))?;
+        Ok((checkout.holder.clone(), facts))
+    }
+
+    /// Returns the stencil for the checkout.
+    pub(super) fn stencil(&self) -> Result<Stencil> {
+        self.checkout()?.stencil(&Worker::new(self)?.endpoint)
+    }
+
+    fn checkout(&self) -> Result<&Checkout> {
+        self.checkout.as_ref().ok_or_else(|| Error::internal("a question without a checkout"))
+    }
+}
+
+impl Checkout {
+    fn of(stencil: &Stencil) -> Result<Self> {
+        let config = stencil.config();
+        Ok(Checkout {
+            config: std::fs::canonicalize(&config.file).map_err(failed)?,
+            origin: config.origin,
+            holder: stencil.holder().clone(),
+            client_host: config.server.client_host.clone(),
+            client_port: config.server.client_port,
+        })
     }
 }
 
@@ -207,6 +285,7 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<Instructions> {
         definition: definition.to_owned(),
         fingerprint: fingerprint.to_string(),
         announced,
+        demand: None,
         rebuild,
     };
     let task = match task {
@@ -216,13 +295,7 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<Instructions> {
     };
     let checkout = match hooks || task.is_some() {
         false => None,
-        true => Some(Checkout {
-            config: std::fs::canonicalize(&config.file).map_err(failed)?,
-            origin: config.origin,
-            holder: stencil.holder().clone(),
-            client_host: config.server.client_host.clone(),
-            client_port: config.server.client_port,
-        }),
+        true => Some(Checkout::of(stencil)?),
     };
     // The commands of the config, and full builds, run in the starter's environment.
     let alone = hooks || task.as_ref().is_some_and(|task| task.rebuild.is_some());
@@ -355,7 +428,8 @@ struct Lines {
     listening: Option<Listening>,
 }
 
-enum Line {
+/// An instruction of the starter or of a later command.
+pub(super) enum Line {
     Text(String),
     /// The starter has ended.
     End,
@@ -385,7 +459,11 @@ impl Lines {
     /// From now on takes the lines of other commands, too.
     fn listen(&mut self, address: &str) {
         if self.listening.is_none() {
-            self.listening = resident::listen(address, self.sender.clone());
+            let (questions, asked) = mpsc::channel(1);
+            self.listening = resident::listen(address, self.sender.clone(), questions);
+            if self.listening.is_some() {
+                tokio::spawn(hand_out::serve(asked, self.sender.clone()));
+            }
         }
     }
 
@@ -510,7 +588,11 @@ impl<'a> Worker<'a> {
                 stencil.rebuild_template(&task.definition, uses, patience, &deadline).await?;
             }
             let fingerprint = task.fingerprint.parse()?;
-            stencil.fill_template(&task.definition, &fingerprint, task.announced, &[], &deadline).await
+            let definition = &task.definition;
+            match task.demand {
+                Some(demand) => stencil.fill_after_request(definition, &fingerprint, demand, &deadline).await,
+                None => stencil.fill_template(definition, &fingerprint, task.announced, &[], &deadline).await,
+            }
         }
         .await;
         *session = stencil.take_back().await;

@@ -7,6 +7,7 @@ mod commands;
 mod confirm;
 mod escape;
 mod github;
+mod hand_out;
 mod live;
 mod output;
 mod pushing;

@@ -4,6 +4,8 @@
 //! background work itself. So a background process stays for a moment, and a command of the same user, checkout and server
 //! hands its work over instead of starting another one.
 //!
+//! It also answers questions of commands that only need a session with the registry: see [`super::hand_out`].
+//!
 //! They meet at a socket in Linux' abstract namespace (<https://man7.org/linux/man-pages/man7/unix.7.html>): it has no
 //! file, so nothing is left behind by a process that was killed. Any process may listen at such an address, so the
 //! listener must run under the user's own account. Elsewhere each command starts a process of its own.
@@ -11,7 +13,7 @@
 use std::time::Duration;
 
 use crate::Stencil;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{Sender, UnboundedSender};
 
 /// Time for which an idle process stays.
 pub(super) const STAY: Duration = Duration::from_secs(2);
@@ -23,6 +25,18 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Answer to a line that will be worked on.
 #[cfg(target_os = "linux")]
 const TAKEN: u8 = b'1';
+
+/// Begins a line that is a question.
+#[cfg(target_os = "linux")]
+const QUESTION: char = '?';
+
+/// Answer of a process that a command has heard, and of the command that all is done.
+#[cfg(target_os = "linux")]
+const HEARD: u8 = b'2';
+
+/// Time for an answer, and for the end of what follows it. The command does the work by itself after that.
+#[cfg(target_os = "linux")]
+const ANSWER: Duration = Duration::from_millis(500);
 
 /// Longest line that is read.
 #[cfg(target_os = "linux")]
@@ -78,23 +92,79 @@ pub(super) fn address(_: &Stencil, _: &[(&str, std::ffi::OsString)]) -> Option<S
 pub(super) fn give(address: &str, line: &str) -> bool {
     let give = || -> std::io::Result<bool> {
         use std::io::{Read as _, Write as _};
-        use std::os::linux::net::SocketAddrExt as _;
-        use std::os::unix::net::{SocketAddr, UnixStream};
 
-        let mut stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(address)?)?;
-        // The line holds the server's password.
-        let peer = rustix::net::sockopt::socket_peercred(&stream)?;
-        if peer.uid != rustix::process::geteuid() {
+        let Some(mut stream) = connect(address)? else {
             return Ok(false);
-        }
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        };
         stream.write_all(format!("{line}\n").as_bytes())?;
         let mut answer = [0];
         stream.read_exact(&mut answer)?;
         Ok(answer == [TAKEN])
     };
     give().unwrap_or(false)
+}
+
+/// Answer to a question. Whoever answered it waits for [`Answer::heard`]; if that never comes, what was done for the
+/// question is undone.
+pub(super) struct Answer {
+    /// The line that came.
+    pub(super) line: String,
+    #[cfg(target_os = "linux")]
+    stream: std::io::BufReader<std::os::unix::net::UnixStream>,
+}
+
+impl Answer {
+    /// Says that the answer has reached its reader. Returns whether the other process finished its work then.
+    #[cfg(target_os = "linux")]
+    pub(super) fn heard(mut self) -> bool {
+        use std::io::{Read as _, Write as _};
+
+        let mut done = [0];
+        self.stream.get_mut().write_all(&[HEARD]).is_ok()
+            && self.stream.read_exact(&mut done).is_ok()
+            && done == [HEARD]
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn heard(self) -> bool {
+        false
+    }
+}
+
+/// Asks the process at an address. `None`: there is none, or it cannot answer.
+#[cfg(target_os = "linux")]
+pub(super) fn ask(address: &str, question: &str) -> Option<Answer> {
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    let mut stream = connect(address).ok().flatten()?;
+    stream.set_read_timeout(Some(ANSWER)).ok()?;
+    stream.write_all(format!("{QUESTION}{question}\n").as_bytes()).ok()?;
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).ok()?;
+    line.ends_with('\n').then_some(Answer { line, stream })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn ask(_: &str, _: &str) -> Option<Answer> {
+    None
+}
+
+/// Connects to the process at an address; `None` if it belongs to another account.
+#[cfg(target_os = "linux")]
+fn connect(address: &str) -> std::io::Result<Option<std::os::unix::net::UnixStream>> {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+
+    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(address)?)?;
+    // What is written to it holds the server's password.
+    let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+    if peer.uid != rustix::process::geteuid() {
+        return Ok(None);
+    }
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(Some(stream))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -112,9 +182,63 @@ impl Drop for Listening {
     }
 }
 
-/// Listens at an address. `None`: another process does, or it is not possible here.
+/// Question of another command, which waits for the answer.
+pub(super) struct Asked {
+    /// The question.
+    pub(super) line: String,
+    #[cfg(target_os = "linux")]
+    stream: tokio::net::UnixStream,
+}
+
 #[cfg(target_os = "linux")]
-pub(super) fn listen<T>(address: &str, lines: UnboundedSender<T>) -> Option<Listening>
+impl Asked {
+    /// Answers. `false`: the command is gone.
+    pub(super) async fn answer(&mut self, line: &str) -> bool {
+        use tokio::io::AsyncWriteExt as _;
+
+        self.stream.write_all(format!("{line}\n").as_bytes()).await.is_ok()
+    }
+
+    /// Waits until the answer has reached its reader. `false`: the command ended before.
+    ///
+    /// Cancel safety: nothing is lost.
+    pub(super) async fn is_heard(&mut self) -> bool {
+        use tokio::io::AsyncReadExt as _;
+
+        let mut heard = [0];
+        self.stream.read(&mut heard).await.is_ok_and(|read| read == 1) && heard == [HEARD]
+    }
+
+    /// Says that all is done.
+    pub(super) async fn done(mut self) {
+        use tokio::io::AsyncWriteExt as _;
+
+        // A command that is gone no longer needs to know.
+        let _ = self.stream.write_all(&[HEARD]).await;
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl Asked {
+    pub(super) async fn answer(&mut self, _: &str) -> bool {
+        false
+    }
+
+    pub(super) async fn is_heard(&mut self) -> bool {
+        false
+    }
+
+    pub(super) async fn done(self) {}
+}
+
+/// Listens at an address. `None`: another process does, or it is not possible here. A question that comes while an
+/// earlier one waits in `questions` gets no answer.
+#[cfg(target_os = "linux")]
+pub(super) fn listen<T>(
+    address: &str,
+    lines: UnboundedSender<T>,
+    questions: Sender<Asked>,
+) -> Option<Listening>
 where
     T: From<String> + Send + 'static,
 {
@@ -127,32 +251,38 @@ where
     Some(Listening(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             // One that says nothing must not keep the next ones waiting.
-            let _ = tokio::time::timeout(PATIENCE, take(stream, &lines)).await;
+            let _ = tokio::time::timeout(PATIENCE, take(stream, &lines, &questions)).await;
         }
     })))
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn listen<T>(_: &str, _: UnboundedSender<T>) -> Option<Listening> {
+pub(super) fn listen<T>(_: &str, _: UnboundedSender<T>, _: Sender<Asked>) -> Option<Listening> {
     None
 }
 
 #[cfg(target_os = "linux")]
 async fn take<T: From<String>>(
-    stream: tokio::net::UnixStream,
+    mut stream: tokio::net::UnixStream,
     lines: &UnboundedSender<T>,
+    questions: &Sender<Asked>,
 ) -> std::io::Result<()> {
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
     if stream.peer_cred()?.uid() != rustix::process::geteuid().as_raw() {
         return Ok(());
     }
-    let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    BufReader::new(read.take(LONGEST)).read_line(&mut line).await?;
+    BufReader::new((&mut stream).take(LONGEST)).read_line(&mut line).await?;
     // Without its end it was cut off.
-    if line.ends_with('\n') && lines.send(line.into()).is_ok() {
-        write.write_all(&[TAKEN]).await?;
+    if !line.ends_with('\n') {
+        return Ok(());
+    }
+    if let Some(question) = line.strip_prefix(QUESTION) {
+        // If there is no room, the end of the connection is the answer.
+        let _ = questions.try_send(Asked { line: question.to_owned(), stream });
+    } else if lines.send(line.into()).is_ok() {
+        stream.write_all(&[TAKEN]).await?;
     }
     Ok(())
 }
@@ -170,8 +300,9 @@ mod tests {
         let address = unused("listens");
         assert!(!give(&address, "early"));
         let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel::<String>();
-        let listening = listen(&address, sender.clone()).unwrap();
-        assert!(listen(&address, sender).is_none());
+        let (questions, _asked) = tokio::sync::mpsc::channel(1);
+        let listening = listen(&address, sender.clone(), questions.clone()).unwrap();
+        assert!(listen(&address, sender, questions).is_none());
         let (to, long) = (address.clone(), "x".repeat(20_000));
         let sent = long.clone();
         let given = tokio::task::spawn_blocking(move || give(&to, "one") && give(&to, &sent));
@@ -197,7 +328,7 @@ mod tests {
         use std::os::linux::net::SocketAddrExt as _;
         let address = unused("cut");
         let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel::<String>();
-        let _listening = listen(&address, sender).unwrap();
+        let _listening = listen(&address, sender, tokio::sync::mpsc::channel(1).0).unwrap();
         let name = std::os::unix::net::SocketAddr::from_abstract_name(&address).unwrap();
         let mut stream = std::os::unix::net::UnixStream::connect_addr(&name).unwrap();
         stream.write_all(b"half").unwrap();
@@ -205,5 +336,40 @@ mod tests {
         let to = address.clone();
         assert!(tokio::task::spawn_blocking(move || give(&to, "whole")).await.unwrap());
         assert_eq!(lines.recv().await.unwrap(), "whole\n");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_question_is_answered_until_its_asker_is_gone() {
+        let address = unused("asks");
+        let (questions, mut asked) = tokio::sync::mpsc::channel(1);
+        let (lines, _lines) = tokio::sync::mpsc::unbounded_channel::<String>();
+        let _listening = listen(&address, lines, questions).unwrap();
+        let asker = |heard: bool| {
+            let address = address.clone();
+            tokio::task::spawn_blocking(move || {
+                let answer = ask(&address, "how many?").unwrap();
+                assert_eq!(answer.line, "three\n");
+                heard && answer.heard()
+            })
+        };
+        let listener = asker(true);
+        let mut one = asked.recv().await.unwrap();
+        assert_eq!(one.line, "how many?\n");
+        assert!(one.answer("three").await && one.is_heard().await);
+        one.done().await;
+        assert!(listener.await.unwrap());
+        // An asker that ends after the answer has not heard it.
+        let deaf = asker(false);
+        let mut two = asked.recv().await.unwrap();
+        assert!(two.answer("three").await);
+        assert!(!two.is_heard().await);
+        assert!(!deaf.await.unwrap());
+        // A question that is put aside gets no answer.
+        let unanswered = tokio::task::spawn_blocking({
+            let address = address.clone();
+            move || ask(&address, "why?").is_none()
+        });
+        drop(asked.recv().await.unwrap());
+        assert!(unanswered.await.unwrap());
     }
 }

@@ -154,6 +154,8 @@ pub(crate) async fn before_release(
 pub(super) fn is_recycled(context: &Context<'_>) -> bool {
     let settings = context.clone_settings;
     settings.recycle != Recycle::Never
+        // What such a job had serves no other.
+        && !context.untrusted
         && settings.warm > 0
         && settings.background != BackgroundWork::Off
         && !has_after_clone(context)

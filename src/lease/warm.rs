@@ -18,6 +18,8 @@ pub(crate) enum Look {
     /// It was not checked: only clones that the registry alone shows to be fit are taken, and the hit is counted if
     /// all clones are obtained.
     None,
+    /// As [`Look::None`]. A clone of an incrementally built template is not taken.
+    Proven,
     /// It was found ready and fit for the server, and the hit is counted already.
     Done,
 }
@@ -50,6 +52,7 @@ pub(crate) async fn claim(
         role: &role,
         stale_s: context.definition.stale_after.map(|d| d.as_secs_f64()),
         looked_at: look == Look::Done,
+        full_only: look == Look::Proven,
         count,
         holder: context.holder,
     };
@@ -118,7 +121,7 @@ async fn publish(
         named.push(set.iter().zip(&names).map(database).collect::<Vec<_>>());
         wanted.extend(set.iter().zip(names));
     }
-    let count_hit = look == Look::None && sets.len() == batch.missing();
+    let count_hit = look != Look::Done && sets.len() == batch.missing();
     let tenures: Vec<_> = indexes.take(sets.len()).map(|index| batch.tenure(index)).collect();
     let hooks = hook::has_after_clone(context);
     let notes = sets.iter().zip(&named);

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
@@ -23,7 +24,7 @@ use super::owner::{Bound, CloneOwner, owner_columns};
 use super::{CloneState, DatabaseRow, Holder, LeaseKind, Registry, ShownState, dropped};
 
 /// Duration for which a holder keeps a clone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Term {
     /// As long as a session holds the clone's lock.
     Session,

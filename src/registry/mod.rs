@@ -43,6 +43,8 @@ pub(crate) use project::ProjectSettings;
 pub(crate) use state::{CloneState, DatabaseState, LeaseKind, ShownState, TemplateState};
 pub(crate) use template::TemplateRow;
 
+use std::time::Instant;
+
 use sqlx::FromRow as _;
 use sqlx::postgres::PgRow;
 use tokio::runtime::{Handle, Id, RuntimeFlavor};
@@ -81,6 +83,8 @@ pub(crate) struct Registry {
     guard: Statement,
     /// Runtime that the session was opened on.
     runtime: Handle,
+    /// Time of this session's last look for tables to vacuum.
+    looked: Option<Instant>,
 }
 
 impl Registry {
@@ -193,6 +197,7 @@ impl Registry {
             bound: None,
             guard: entered.guard,
             runtime: Handle::current(),
+            looked: None,
         };
         (registry, entered.answer)
     }
@@ -263,6 +268,18 @@ impl Registry {
         let answer = answers.last().ok_or_else(|| Error::internal("the server left out answers"))?;
         let (version,): (i32,) = answer.one().doing(doing)?;
         Ok(version == SCHEMA.len() as i32)
+    }
+
+    /// Releases all locks of the session.
+    ///
+    /// # Errors
+    /// The driver's. If the session is gone, so are its locks.
+    pub(crate) async fn release_locks(&mut self) -> Result<()> {
+        self.session
+            .execute(sql::fill("SELECT pg_advisory_unlock_all()", &[]))
+            .await
+            .doing(|| "release the locks of a session".into())?;
+        Ok(())
     }
 
     /// Ends the session in an orderly way, which releases its locks.

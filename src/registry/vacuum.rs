@@ -1,6 +1,8 @@
 //! VACUUM of the registry's own tables. Autovacuum visits the databases of a server in turn, and where clones come
 //! and go it may not reach the registry for hours, while each clone leaves some dead rows there.
 
+use std::time::{Duration, Instant};
+
 use crate::error::Result;
 use crate::pg::sql;
 use crate::pg::{Doing as _, cause};
@@ -23,13 +25,20 @@ const BLOATED: &str = "SELECT n.nspname::text, c.relname::text \
      AND coalesce(pg_stat_get_last_vacuum_time(c.oid), '-infinity') < now() - interval '5 seconds' \
      ORDER BY c.oid";
 
+/// Time until one session looks again. No table is vacuumed twice within it.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 impl Registry {
     /// Vacuums those of the registry's tables for which that pays, and that the role owns. Not for sessions that a
-    /// caller waits for. Returns a line for each table that could not be vacuumed.
+    /// caller waits for. Does nothing if this session did so within the last seconds. Returns a line for each table that could not be vacuumed.
     ///
     /// # Errors
     /// The driver's.
     pub(crate) async fn vacuum(&mut self) -> Result<Vec<String>> {
+        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN) {
+            return Ok(Vec::new());
+        }
+        self.looked = Some(Instant::now());
         let bloated: Vec<(String, String)> = self
             .session()
             .rows(sql::fill(BLOATED, &[]))

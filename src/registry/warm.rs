@@ -33,6 +33,8 @@ pub(crate) struct Wish<'a> {
     /// Whether the template was checked. If not, a clone is taken only if nothing that it depends on may have
     /// changed on the server since.
     pub(crate) looked_at: bool,
+    /// Whether only a clone of a template that was built from its start will do.
+    pub(crate) full_only: bool,
     /// Number of clones.
     pub(crate) count: usize,
     /// Process that asks.
@@ -141,7 +143,7 @@ const CLAIM: &str = include_str!("queries/claim_warm.sql");
 fn claim(wish: &Wish<'_>) -> Statement {
     let definition = wish.definition;
     // A check of the other incrementally built templates decides about them.
-    let extended = definition.extend != Extend::Never;
+    let extended = definition.extend != Extend::Never && !wish.full_only;
     let kept = !definition.rebuild.makes_provisional();
     let accepts = definition.rebuild == Rebuild::Auto;
     let unsorted = definition.extend == Extend::Always;

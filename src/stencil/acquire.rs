@@ -65,7 +65,7 @@ impl Default for Wanted {
 }
 
 impl Wanted {
-    fn naming(&self) -> Naming<'_> {
+    pub(super) fn naming(&self) -> Naming<'_> {
         Naming { pattern: &self.pattern, shard: self.shard }
     }
 

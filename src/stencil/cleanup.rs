@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::owed::Hearer;
 use super::{Deadline, Demand, Endpoint, Stencil};
+use crate::context::Context;
 use crate::database::create;
 use crate::error::{Error, Result};
 use crate::fingerprint;
@@ -373,12 +374,36 @@ impl Stencil {
                 registry.note(&context.occurrence(fingerprint, Happened::Hit, took)).await?;
             }
             registry.note_settings(&self.settings()).await?;
-            // A failed check is no reason to create no warm clones.
-            let _ = template::look_again(&mut registry, &context).await;
-            match self.config.clone.warm {
-                0 => Ok(0),
-                _ if self.is_background_off() => Ok(0),
-                _ => lease::fill(&mut registry, &context, fingerprint, announced).await,
+            self.fill_in(&mut registry, &context, fingerprint, announced).await
+        }
+        .await;
+        match made {
+            Ok(_) => self.idle.put(registry),
+            Err(_) => registry.close().await,
+        }
+        made
+    }
+
+    /// Records a request of another process as [`Stencil::note_request`] does, and creates the warm clones that it
+    /// justifies as [`Stencil::fill_template`] does. Returns their number.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn fill_after_request(
+        &self,
+        definition: &str,
+        fingerprint: &Fingerprint,
+        demand: Demand,
+        deadline: &Deadline,
+    ) -> Result<usize> {
+        let context = self.context(self.definition(Some(definition))?, deadline, &|_| {}, false);
+        let Some(mut registry) = self.open_existing(deadline).await? else {
+            return Ok(0);
+        };
+        let made = async {
+            match self.note_request(&mut registry, definition, fingerprint, demand).await?.fill {
+                true => self.fill_in(&mut registry, &context, fingerprint, demand.announced).await,
+                false => Ok(0),
             }
         }
         .await;
@@ -387,6 +412,21 @@ impl Stencil {
             Err(_) => registry.close().await,
         }
         made
+    }
+
+    async fn fill_in(
+        &self,
+        registry: &mut Registry,
+        context: &Context<'_>,
+        fingerprint: &Fingerprint,
+        announced: bool,
+    ) -> Result<usize> {
+        if self.config.clone.warm == 0 || self.is_background_off() {
+            return Ok(0);
+        }
+        // A failed check is no reason to create no warm clones.
+        let _ = template::look_again(registry, context).await;
+        lease::fill(registry, context, fingerprint, announced).await
     }
 
     /// Lends a session to [`Stencil::fill_template`].

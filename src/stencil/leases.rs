@@ -228,6 +228,18 @@ impl Leases {
         }
     }
 
+    /// Keeps the clones until their leases expire, and the session for the next request.
+    ///
+    /// # Errors
+    /// The driver's; the session is closed then.
+    pub(crate) async fn leave_session(mut self) -> Result<()> {
+        self.ending = Ending::Stay;
+        match self.take_session() {
+            Some(registry) => self.stencil.keep_session(registry).await,
+            None => Ok(()),
+        }
+    }
+
     /// Runs [`Leases::release`], with a deadline for `before_release`. Once it is over or cancelled, no further
     /// command is started: it is left to the next command of the checkout. The clones are released in any case.
     pub(crate) async fn release_within(mut self, deadline: &Deadline) -> Result<Vec<Warning>> {

@@ -11,6 +11,7 @@ mod cleanup_thread;
 mod doctor;
 mod eviction;
 mod explain;
+mod hand_out;
 #[cfg(feature = "cli")]
 mod holdings;
 mod leases;

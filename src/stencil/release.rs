@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
 
+use serde::{Deserialize, Serialize};
+
 use super::owed::Hearer;
 use super::{Deadline, Stencil, Term};
 use crate::config::nearest::nearest;
@@ -176,16 +178,48 @@ impl Stencil {
         take: bool,
         deadline: &Deadline,
     ) -> Result<Released> {
-        let Some(mut registry) =
-            Registry::open_existing(&self.endpoint, &self.config.server.registry, deadline).await?
-        else {
+        let Some(mut registry) = self.open_existing(deadline).await? else {
             return Err(unknown(names.first().map_or("", String::as_str)));
         };
+        let done = self.release_in(&mut registry, names, take, deadline).await;
+        if done.is_ok() {
+            registry.close().await;
+        }
+        done
+    }
+
+    /// Releases a clone as [`Stencil::release_named`] does, by the session that is left for the next request, which
+    /// stays for the one after. Also returns whether [`Stencil::bound_here`] finds clones.
+    ///
+    /// # Errors
+    /// As [`Stencil::release_named`].
+    pub(crate) async fn release_for_another(
+        &self,
+        name: &str,
+        deadline: &Deadline,
+    ) -> Result<(Released, bool)> {
+        let Some(mut registry) = self.open_existing(deadline).await? else {
+            return Err(unknown(name));
+        };
+        let names = [name.to_owned()];
+        let done = self.release_in(&mut registry, &names, false, deadline).await?;
+        let bound = self.bound_here(&mut registry).await?;
+        self.keep_session(registry).await?;
+        Ok((done, !bound.is_empty()))
+    }
+
+    async fn release_in(
+        &self,
+        registry: &mut Registry,
+        names: &[String],
+        take: bool,
+        deadline: &Deadline,
+    ) -> Result<Released> {
         registry.note_command_in_checkout(&self.asker()).await?;
         let mut released = Released::default();
         let mut failed: Option<Error> = None;
         for name in names {
-            let done = self.release_one(&mut registry, name, take, deadline, &mut released).await;
+            let done = self.release_one(registry, name, take, deadline, &mut released).await;
             let Err(error) = done else {
                 continue;
             };
@@ -200,10 +234,9 @@ impl Stencil {
         }
         if self.is_background_off() {
             // They are released in any case.
-            let _ = self.clean_up_in(&mut registry).await;
+            let _ = self.clean_up_in(registry).await;
         }
         let Some(mut error) = failed else {
-            registry.close().await;
             return Ok(released);
         };
         if names.len() > 1 {
@@ -302,7 +335,7 @@ impl Stencil {
 }
 
 /// Result of a release of clones.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Released {
     /// Names of the clones released.

@@ -121,7 +121,7 @@ async fn off_a_program_drops_what_it_releases_before_it_goes_on() {
 }
 
 /// Lines of the log that hold a text: the process that wrote each.
-fn logged(project: &Project<'_>, text: &str) -> Vec<String> {
+pub(crate) fn logged(project: &Project<'_>, text: &str) -> Vec<String> {
     let paths = Pgstencil::new(project).args(["paths", "--json"]).success().json();
     let file = paths["background_log"].as_str().unwrap();
     let log = std::fs::read_to_string(file).unwrap_or_default();

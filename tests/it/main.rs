@@ -32,6 +32,7 @@ mod faults;
 mod fidelity;
 mod file_cache;
 mod flat;
+mod hand_out;
 mod hooks;
 mod init;
 mod inputs;

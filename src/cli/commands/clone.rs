@@ -14,6 +14,7 @@ use crate::{Error, Result, Stencil};
 use super::prune;
 use crate::cli::args::Making;
 use crate::cli::background::{Background, Request, Task};
+use crate::cli::hand_out::{self, HandOut};
 use crate::cli::pushing::Pushing;
 use crate::cli::{App, github};
 use crate::quantity::{count, seconds, setting};
@@ -56,6 +57,12 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     let mut wanted = wanted(&args.making, term)?;
     wanted.fresh = args.fresh;
     wanted.take = args.take;
+    if is_plain(&args)
+        && let Some(handed_out) =
+            hand_out::request(&stencil, args.making.which.template.as_deref(), wanted.term)
+    {
+        return take(app, &stencil, &args.making, handed_out).await;
+    }
     let mut background = Background::new(&stencil);
     let acquired = acquire(app, &stencil, &args.making, &wanted).await;
     // Whatever the result, some databases may have to be dropped.
@@ -73,12 +80,7 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     }
     if let Err(error) = leases.confirm().await {
         let name = leases.clones.first().map_or("the clone", |c| c.name());
-        let grace = setting(*stencil.config().clone.orphan_grace);
-        app.printer.caution(
-            &Warning::new(format!("could not confirm the lease of {name}"))
-                .detail(error.to_string())
-                .detail(format!("the clone may be dropped {grace} from now")),
-        );
+        app.printer.caution(&unconfirmed(&stencil, name, &error));
     }
     let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
     let request = request(&definition, &provenance, leases.demand);
@@ -90,6 +92,51 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     prune::tell_of(app, &stencil, &bound).await;
     rebuild_later(&stencil, &definition, &provenance).await;
     Ok(0)
+}
+
+/// Whether a new clone with a new name is all that is asked for.
+fn is_plain(args: &CloneArgs) -> bool {
+    let Making { name, clones, shard, full_build, which, .. } = &args.making;
+    let special = args.fresh || args.take || *full_build || which.keep_failed_build;
+    !special && name.is_none() && shard.is_none() && usize::from(*clones) == 1
+}
+
+/// Prints a clone that the background process of an earlier command hands out.
+async fn take(app: &App, stencil: &Stencil, making: &Making, handed_out: HandOut) -> Result<u8> {
+    let clone = &handed_out.clone;
+    app.printer.say(&clone.said);
+    if let Some(file) = &making.report {
+        private_file::write_output(file, format!("{}\n", clone.json).as_bytes())?;
+    }
+    github::report(
+        &app.env,
+        &github::Step {
+            template: &clone.definition,
+            fingerprint: &clone.fingerprint,
+            outcome: &clone.outcome,
+            took: Duration::from_millis(clone.took_ms),
+            build_time: clone.build_ms.map(Duration::from_millis),
+        },
+    )?;
+    match app.printer.json() {
+        true => app.printer.data(&format!("{}\n", clone.json))?,
+        false => app.printer.data(&clone.urls)?,
+    }
+    let (name, has_bound) = (clone.name.clone(), clone.has_bound);
+    if let Err(error) = handed_out.printed(stencil).await {
+        app.printer.caution(&unconfirmed(stencil, &name, &error));
+    }
+    if has_bound {
+        prune::look(app, stencil).await;
+    }
+    Ok(0)
+}
+
+fn unconfirmed(stencil: &Stencil, name: &str, error: &Error) -> Warning {
+    let grace = setting(*stencil.config().clone.orphan_grace);
+    Warning::new(format!("could not confirm the lease of {name}"))
+        .detail(error.to_string())
+        .detail(format!("the clone may be dropped {grace} from now"))
 }
 
 /// What the background process must know of a request for clones.
@@ -151,24 +198,29 @@ pub(crate) async fn acquire(
     let leases = stencil.acquire(wanted, &app.deadline, &|event| printer.tell(&event)).await?;
     app.printer.finish();
     let took = leases.timing.total();
-    app.printer.say(&format!(
-        "{} {} ({}), {} in {}{}; {}",
-        leases.outcome(),
-        leases.definition,
-        fingerprints(&leases),
-        match leases.clones.as_slice() {
-            [one] => format!("clone {}", one.name()),
-            several => count(several.len(), "clone"),
-        },
-        seconds(took),
-        waited(leases.timing.waited),
-        until(&leases.clones)
-    ));
+    app.printer.say(&said(&leases));
     if let Err(error) = report(app, stencil, making, &leases, took) {
         unheard(stencil, leases).await;
         return Err(error);
     }
     Ok(leases)
+}
+
+/// The line about clones that were obtained.
+pub(crate) fn said(leases: &Leases) -> String {
+    format!(
+        "{} {} ({}), {} in {}{}; {}",
+        leases.outcome(),
+        leases.definition,
+        fingerprints(leases),
+        match leases.clones.as_slice() {
+            [one] => format!("clone {}", one.name()),
+            several => count(several.len(), "clone"),
+        },
+        seconds(leases.timing.total()),
+        waited(leases.timing.waited),
+        until(&leases.clones)
+    )
 }
 
 /// What the clones were made from; that of the files, too, where it is another one.
@@ -235,11 +287,15 @@ fn report(app: &App, stencil: &Stencil, making: &Making, leases: &Leases, took: 
     )
 }
 
-/// One URL a line; a set as `ROLE=URL` lines.
 pub(crate) fn print(app: &App, stencil: &Stencil, leases: &Leases) -> Result<()> {
-    if app.printer.json() {
-        return app.printer.object(&Answer::of_clones(leases, stencil.endpoint()));
+    match app.printer.json() {
+        true => app.printer.object(&Answer::of_clones(leases, stencil.endpoint())),
+        false => app.printer.data(&urls(stencil, leases)),
     }
+}
+
+/// One URL a line; a set as `ROLE=URL` lines.
+pub(crate) fn urls(stencil: &Stencil, leases: &Leases) -> String {
     let mut text = String::new();
     for clone in &leases.clones {
         for database in &clone.databases {
@@ -250,5 +306,5 @@ pub(crate) fn print(app: &App, stencil: &Stencil, leases: &Leases) -> Result<()>
             }
         }
     }
-    app.printer.data(&text)
+    text
 }

@@ -4,8 +4,8 @@ use crate::Result;
 use crate::wire::{ReleaseAnswer, VERSION};
 
 use super::{owed, prune};
-use crate::cli::App;
 use crate::cli::background::{Background, Task};
+use crate::cli::{App, hand_out};
 use clap::Args;
 
 /// Release clones
@@ -26,11 +26,20 @@ pub(crate) struct Release {
 
 pub(crate) async fn release(app: &App, args: Release) -> Result<u8> {
     let stencil = app.stencil_or_defaults().await?;
-    let released = stencil.release_named(&args.names, args.take, &app.deadline).await;
-    owed::run(app, &stencil).await;
-    // Clones that were named along with a wrong name are released, too.
-    Background::new(&stencil).finish(Task::CleanUp).await;
-    let released = released?;
+    let elsewhere = match args.names.as_slice() {
+        [name] if !args.take => hand_out::release(&stencil, name),
+        _ => None,
+    };
+    let (released, has_bound) = match elsewhere {
+        Some(released) => released,
+        None => {
+            let released = stencil.release_named(&args.names, args.take, &app.deadline).await;
+            owed::run(app, &stencil).await;
+            // Clones that were named along with a wrong name are released, too.
+            Background::new(&stencil).finish(Task::CleanUp).await;
+            (released?, true)
+        }
+    };
     for warning in &released.warnings {
         app.printer.caution(warning);
     }
@@ -48,6 +57,8 @@ pub(crate) async fn release(app: &App, args: Release) -> Result<u8> {
             }
         }
     }
-    prune::look(app, &stencil).await;
+    if has_bound {
+        prune::look(app, &stencil).await;
+    }
     Ok(0)
 }

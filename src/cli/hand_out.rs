@@ -1,0 +1,223 @@
+//! Commands that need nothing but a session with the registry ask the background process of an earlier command, which
+//! has one: to hand out a warm clone, or to release a clone.
+//!
+//! A session of their own would cost the server more than the work itself. The process declines whatever takes more,
+//! and so does a command whose options ask for more; the command then does the work by itself, as it does where no such
+//! process is running.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::stencil::{Deadline, Leases, Released, Term, Wanted};
+use crate::wire::Answer;
+use crate::{Error, Result, Stencil};
+
+use super::background::{Instructions, Line};
+use super::commands::clone;
+use super::resident::{self, Asked};
+
+/// What a command asks for.
+#[derive(Serialize, Deserialize)]
+enum Ask {
+    /// A new clone of a definition.
+    Clone { definition: Option<String>, term: Term },
+    /// The release of a clone.
+    Release { name: String },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Question {
+    ask: Ask,
+    /// As for the background work that follows.
+    instructions: Instructions,
+}
+
+/// Clone that was handed out, as the command prints it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct HandedOut {
+    /// Its URLs, for standard output.
+    pub(super) urls: String,
+    /// The answer of `--json`.
+    pub(super) json: String,
+    /// The line about it.
+    pub(super) said: String,
+    /// Its name.
+    pub(super) name: String,
+    /// Its definition.
+    pub(super) definition: String,
+    /// Its fingerprint.
+    pub(super) fingerprint: String,
+    /// How it was obtained.
+    pub(super) outcome: String,
+    /// Milliseconds that it took.
+    pub(super) took_ms: u64,
+    /// Milliseconds that a build takes.
+    pub(super) build_ms: Option<u64>,
+    /// Whether the checkout has clones that may have outlived their branch.
+    pub(super) has_bound: bool,
+    ids: Vec<String>,
+}
+
+/// Clone that was handed out, and is dropped unless [`HandOut::printed`] follows.
+pub(super) struct HandOut {
+    /// The clone.
+    pub(super) clone: HandedOut,
+    answer: resident::Answer,
+}
+
+impl HandOut {
+    /// Says that the clone's URL has reached the user, who keeps it from now on.
+    ///
+    /// # Errors
+    /// The server's: the clone may be dropped after `orphan_grace`.
+    pub(super) async fn printed(self, stencil: &Stencil) -> Result<()> {
+        match self.answer.heard() {
+            true => Ok(()),
+            false => stencil.confirm_handed_out(&self.clone.ids).await,
+        }
+    }
+}
+
+/// Has a clone handed out; `None` if no process can.
+pub(super) fn request(stencil: &Stencil, definition: Option<&str>, term: Term) -> Option<HandOut> {
+    let answer = ask(stencil, Ask::Clone { definition: definition.map(str::to_owned), term })?;
+    Some(HandOut { clone: serde_json::from_str(&answer.line).ok()?, answer })
+}
+
+/// Has a clone released and dropped; `None` if no process can, or if that fails: then a second try says why. The flag:
+/// the checkout has clones that may have outlived their branch.
+pub(super) fn release(stencil: &Stencil, name: &str) -> Option<(Released, bool)> {
+    let answer = ask(stencil, Ask::Release { name: name.to_owned() })?;
+    serde_json::from_str(&answer.line).ok()
+}
+
+fn ask(stencil: &Stencil, ask: Ask) -> Option<resident::Answer> {
+    // A build that asks for its own template must be told so.
+    if stencil.is_background_off() || stencil.is_for_itself() {
+        return None;
+    }
+    let instructions = Instructions::for_checkout(stencil).ok()?;
+    let address = instructions.address.clone()?;
+    resident::ask(&address, &serde_json::to_string(&Question { ask, instructions }).ok()?)
+}
+
+/// Answers questions, one after the other, until there can be no more.
+pub(super) async fn serve(mut questions: mpsc::Receiver<Asked>, lines: mpsc::UnboundedSender<Line>) {
+    let mut counter = Counter { stencil: None, lines };
+    while let Some(asked) = questions.recv().await {
+        // Without an answer the command does the work, and reports what is wrong.
+        let _ = counter.answer(asked).await;
+    }
+}
+
+/// Serves the commands of one checkout.
+struct Counter {
+    /// All that the stencil depends on, and the stencil, which has read the files and keeps a session.
+    stencil: Option<(Vec<u8>, Stencil)>,
+    /// The other work of the process.
+    lines: mpsc::UnboundedSender<Line>,
+}
+
+/// Time within which a command usually has printed an answer. A longer one must not keep the next ones waiting.
+const PRINTED: Duration = Duration::from_millis(100);
+
+impl Counter {
+    async fn answer(&mut self, mut asked: Asked) -> Result<()> {
+        let Question { ask, instructions } = serde_json::from_str(&asked.line)
+            .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
+        let stencil = self.stencil(&instructions)?;
+        let deadline = Deadline::default();
+        match ask {
+            Ask::Clone { definition, term } => {
+                let wanted = Wanted { definition, term, ..Wanted::default() };
+                let Some(mut leases) = stencil.hand_out(&wanted, &deadline).await? else {
+                    return Ok(());
+                };
+                let answer = json(&handed_out(&stencil, &mut leases).await?)?;
+                let sent = asked.answer(&answer).await;
+                let handed = Handed { leases, instructions, lines: self.lines.clone() };
+                match tokio::time::timeout(PRINTED, asked.is_heard()).await {
+                    Ok(heard) => handed.end(asked, sent && heard).await,
+                    Err(_) => {
+                        tokio::spawn(async move {
+                            let heard = asked.is_heard().await;
+                            handed.end(asked, heard).await
+                        });
+                        Ok(())
+                    }
+                }
+            }
+            Ask::Release { name } => {
+                let released = stencil.release_for_another(&name, &deadline).await?;
+                // Whatever the command hears, the clone is to be dropped.
+                let _ = self.lines.send(Line::Text(instructions.line()?));
+                asked.answer(&json(&released)?).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn stencil(&mut self, instructions: &Instructions) -> Result<Stencil> {
+        let (holder, facts) = instructions.asker()?;
+        let known = self.stencil.take().filter(|(known, _)| *known == facts);
+        let (facts, stencil) = match known {
+            Some(known) => known,
+            None => (facts, instructions.stencil()?),
+        };
+        let asking = stencil.for_holder(holder);
+        self.stencil = Some((facts, stencil));
+        Ok(asking)
+    }
+}
+
+/// Clone whose URL is on its way to the user.
+struct Handed {
+    leases: Leases,
+    instructions: Instructions,
+    lines: mpsc::UnboundedSender<Line>,
+}
+
+impl Handed {
+    /// Leaves the clone to the user who has its URL, or releases it; then leaves the rest to the process' other work.
+    async fn end(mut self, asked: Asked, heard: bool) -> Result<()> {
+        let (definition, demand) = (self.leases.definition.clone(), self.leases.demand);
+        let fingerprint = self.leases.provenance.fingerprint;
+        match heard {
+            true => {
+                self.leases.confirm().await?;
+                asked.done().await;
+                self.leases.leave_session().await?;
+            }
+            false => {
+                self.leases.release().await?;
+            }
+        }
+        let work = self.instructions.after_request(&definition, &fingerprint, demand);
+        let _ = self.lines.send(Line::Text(work.line()?));
+        Ok(())
+    }
+}
+
+async fn handed_out(stencil: &Stencil, leases: &mut Leases) -> Result<HandedOut> {
+    let has_bound = !leases.bound_here().await.is_empty();
+    let took = leases.timing.total();
+    Ok(HandedOut {
+        urls: clone::urls(stencil, leases),
+        json: json(&Answer::of_clones(leases, stencil.endpoint()))?,
+        said: clone::said(leases),
+        name: leases.clones.first().map_or_else(String::new, |clone| clone.name().to_owned()),
+        definition: leases.definition.clone(),
+        fingerprint: leases.fingerprint().to_string(),
+        outcome: leases.outcome().as_str().to_owned(),
+        took_ms: took.as_millis().try_into().unwrap_or(u64::MAX),
+        build_ms: leases.provenance.build_time.map(|t| t.as_millis().try_into().unwrap_or(u64::MAX)),
+        has_bound,
+        ids: leases.clones.iter().map(|clone| clone.id.clone()).collect(),
+    })
+}
+
+fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::internal("cannot write JSON").caused_by(e))
+}

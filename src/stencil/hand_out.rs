@@ -1,0 +1,90 @@
+//! Warm clones that one process hands out for another: a background process has a session already, while a short
+//! command would have to open one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::acquire::{Demand, Wanted};
+use super::leases::Leases;
+use super::{Deadline, Holder, Stencil};
+use crate::config::Definition;
+use crate::error::Result;
+use crate::lease::{self, Batch, Look};
+use crate::registry::Registry;
+use crate::template::Timing;
+
+impl Stencil {
+    /// Acts for another process of the same account and checkout.
+    #[must_use]
+    pub(crate) fn for_holder(&self, holder: Holder) -> Self {
+        Stencil { holder, ..self.clone() }
+    }
+
+    /// Hands out one new clone, if that takes nothing but a warm clone of a template that equals a full build.
+    /// `None`: it takes more, a command of the user would have to run, or there is something to tell the user. Then no
+    /// clone is taken, and the asking process has to request it by itself.
+    ///
+    /// Cancel safety: as [`Stencil::acquire`].
+    ///
+    /// # Errors
+    /// As [`Stencil::acquire`]; no clone is taken then.
+    pub(crate) async fn hand_out(&self, wanted: &Wanted, deadline: &Deadline) -> Result<Option<Leases>> {
+        let definition = self.definition(wanted.definition.as_deref())?;
+        if self.hooks().is_some() || needs_its_process(definition) || self.config.clone.warm == 0 {
+            return Ok(None);
+        }
+        let told = AtomicBool::new(false);
+        let observe = |_: crate::events::Event<'_>| told.store(true, Ordering::Relaxed);
+        let context = self.context(definition, deadline, &observe, false);
+        let (mut registry, recipe, reading) = self.open_reading(&context).await?;
+        let fingerprint = recipe?.fingerprint();
+        let started = Instant::now();
+        let tenure = self.tenure(&context, wanted, None);
+        let mut batch = Batch::new(wanted.naming(), vec![tenure]);
+        let claimed = lease::claim(&mut registry, &context, &fingerprint, &mut batch, Look::Proven).await?;
+        let provenance = claimed.filter(|_| batch.is_full() && !told.load(Ordering::Relaxed));
+        let Some(provenance) = provenance else {
+            self.give_up_all(&mut registry, &batch.clones).await?;
+            self.keep_session(registry).await?;
+            return Ok(None);
+        };
+        let timing = Timing { inputs: reading, clone: started.elapsed(), ..Timing::default() };
+        let mut leases = Leases::new(self, registry, &definition.name, batch.clones, provenance, timing);
+        let hit_ms = u64::try_from(timing.clone.as_millis()).ok();
+        leases.demand = Demand { announced: false, hit_ms };
+        Ok(Some(leases))
+    }
+
+    /// Keeps a session for the next request. Its locks are released now, since that request may be long in coming.
+    pub(super) async fn keep_session(&self, mut registry: Registry) -> Result<()> {
+        registry.release_locks().await?;
+        self.idle.put(registry);
+        Ok(())
+    }
+
+    /// Confirms clones that another process handed out to this one, if it cannot do so any more; see
+    /// [`Leases::confirm`].
+    ///
+    /// # Errors
+    /// As [`Leases::confirm`].
+    pub(crate) async fn confirm_handed_out(&self, ids: &[String]) -> Result<()> {
+        let (registry, confirmed) = self.confirm(None, ids).await;
+        if let Some(registry) = registry {
+            registry.close().await;
+        }
+        confirmed
+    }
+
+    /// Whether this process runs within a build, or for a job that is not trusted: such a one cannot be served by the
+    /// process of another command, which does not know it.
+    pub(crate) fn is_for_itself(&self) -> bool {
+        !self.building.is_empty() || self.untrusted
+    }
+}
+
+/// Whether a clone of a definition takes the environment or a command of the process that asks.
+fn needs_its_process(definition: &Definition) -> bool {
+    !definition.env_inputs.is_empty()
+        || definition.after_clone.is_some()
+        || !definition.after_clone_sql.is_empty()
+}
