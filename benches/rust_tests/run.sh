@@ -25,11 +25,23 @@ export DATABASE_URL=$PGSTENCIL_SERVER_URL
 export PGSTENCIL_STATE_DIR=$work/state
 
 cargo test --quiet --no-run
-# Milliseconds that the harness counts, without cargo's own start.
-took() {
-    "$@" >"$work/out" 2>&1 || { cat "$work/out" >&2; exit 1; }
-    sed -nE 's/.*(finished in|Summary \[) *([0-9.]+)s.*/\2 * 1000 \/ 1/p' "$work/out" | bc | sort -n | tail -n 1
+# Milliseconds of processor time that the server and its sessions have used, by fields 14 to 17 of proc_pid_stat(5).
+server_cpu() {
+    awk -v postmaster="$(head -n 1 "$work/data/postmaster.pid")" '
+        { own = $1; sub(/^.*\) /, ""); split($0, f, " ") }
+        own == postmaster { ticks += f[12] + f[13] + f[14] + f[15] }
+        f[2] == postmaster { ticks += f[12] + f[13] }
+        END { print ticks * 10 }' /proc/[0-9]*/stat 2>/dev/null
 }
+# Milliseconds that the harness counts, without cargo's own start; and the server's processor time.
+took() {
+    local before
+    before=$(server_cpu)
+    "$@" >"$work/out" 2>&1 || { cat "$work/out" >&2; exit 1; }
+    sed -nE 's/.*(finished in|Summary \[) *([0-9.]+)s.*/\2 * 1000 \/ 1/p' "$work/out" | bc | sort -n | tail -n 1 | tr '\n' ' '
+    echo $(($(server_cpu) - before))
+}
+each() { bc <<<"scale=1; $1 / $TESTS"; }
 databases() { "$bindir/psql" -XAt "$PGSTENCIL_SERVER_URL" -c "select count(*) from pg_database where datname !~ '^(tpl_|template|postgres|pgstencil)'"; }
 drop_theirs() {
     "$bindir/psql" -XAt "$PGSTENCIL_SERVER_URL" -c "select format('drop database if exists %I;', datname) from pg_database where datname like '\_sqlx\_test%'" |
@@ -39,13 +51,13 @@ drop_theirs() {
 cargo nextest run --test ours -E 'test(=t000)' >/dev/null 2>&1
 for round in $(seq "$rounds"); do
     echo "round $round, load $(cut -d' ' -f1 /proc/loadavg)"
-    ours=$(took cargo nextest run --test ours)
+    read -r ours ours_cpu < <(took cargo nextest run --test ours)
     left=$(databases)
-    theirs=$(took cargo nextest run --test theirs)
+    read -r theirs theirs_cpu < <(took cargo nextest run --test theirs)
     drop_theirs
-    echo "  nextest, ms per test: pgstencil $(bc <<<"scale=1; $ours / $TESTS"), sqlx::test $(bc <<<"scale=1; $theirs / $TESTS"), ratio $(bc <<<"scale=2; $ours / $theirs"); $left databases left by pgstencil"
-    ours=$(took cargo test --test ours -- --test-threads=8)
+    echo "  nextest, ms per test: pgstencil $(each "$ours"), sqlx::test $(each "$theirs"), ratio $(bc <<<"scale=2; $ours / $theirs"); processor time of the server $(each "$ours_cpu"), $(each "$theirs_cpu"); $left databases left by pgstencil"
+    read -r ours ours_cpu < <(took cargo test --test ours -- --test-threads=8)
     left=$(databases)
-    raw=$(took cargo test --test raw -- --ignored)
-    echo "  8 threads, ms per test: pgstencil $(bc <<<"scale=1; $ours / $TESTS"), raw SQL $(bc <<<"scale=1; $raw / $TESTS"), throughput $(bc <<<"scale=2; $raw / $ours"); $left databases left by pgstencil"
+    read -r raw raw_cpu < <(took cargo test --test raw -- --ignored)
+    echo "  8 threads, ms per test: pgstencil $(each "$ours"), raw SQL $(each "$raw"), throughput $(bc <<<"scale=2; $raw / $ours"); processor time of the server $(each "$ours_cpu"), $(each "$raw_cpu"); $left databases left by pgstencil"
 done
