@@ -165,7 +165,7 @@ struct Seen {
     missing: usize,
     twice: usize,
     dirty: usize,
-    /// Names and oids of all that there were. A server counts oids up.
+    /// Names of all, and oids of those that were written to. A server counts oids up.
     names: HashSet<String>,
     oids: HashSet<u32>,
 }
@@ -266,7 +266,11 @@ async fn our_loop(subject: &Subject<'_>, clients: usize, of_use: &Use, seen: &mu
                             let mut seen = shared.lock().unwrap();
                             seen.dirty += usize::from(!fresh);
                             // One that was only read comes again.
-                            seen.twice += usize::from(!seen.oids.insert(oid) && writes);
+                            let twice = seen.oids.contains(&oid);
+                            seen.twice += usize::from(twice);
+                            if writes {
+                                seen.oids.insert(oid);
+                            }
                         }
                         close(session).await;
                     }
