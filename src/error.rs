@@ -97,6 +97,8 @@ pub enum Fault {
     RightMissing,
     /// The session is lost, and its locks with it.
     ConnectionLost,
+    /// This machine has no Postgres for a private server.
+    NoPostgres,
 }
 
 /// A failure: its [`Kind`], a one-line message that names the object, further lines of detail, hints, and the

@@ -38,7 +38,7 @@ if [ "$(uname -s)" = Linux ] && [ "${PACKAGES_MUSL-}" != no ]; then
 fi
 folder=$profile
 [ "$profile" != dev ] || folder=debug
-options=(--locked --profile "$profile")
+options=(--locked --profile "$profile" --features fetch)
 built=$target_directory/$folder/pgstencil
 if [ "$target" != "$host" ]; then
     options+=(--target "$target")
@@ -73,7 +73,10 @@ wheel() {
     mkdir -p "$python/pgstencil.data/data/share/man/man1" "$python/pgstencil.data/data/share/bash-completion/completions"
     cp "$out"/man/*.1 "$python/pgstencil.data/data/share/man/man1"
     cp "$out/completions/bash" "$python/pgstencil.data/data/share/bash-completion/completions/pgstencil"
-    (cd "$python" && "$tools/bin/maturin" build "${options[@]}" --out "$out") >&2
+    # A static binary runs beside every C library.
+    local tags=()
+    [ "$target" != "$musl" ] || tags=(--compatibility manylinux2014 musllinux_1_1)
+    (cd "$python" && "$tools/bin/maturin" build "${options[@]}" "${tags[@]}" --out "$out") >&2
     rm -rf "$python/pgstencil.data"
 }
 

@@ -28,6 +28,7 @@ Environment:
   PGSTENCIL_CLIENT_HOST, PGSTENCIL_CLIENT_PORT  as the options of these names
   PGSTENCIL_OWNER      owner of clones, instead of machine and checkout
   PGSTENCIL_STATE_DIR  directory of the private server and its log
+  PGSTENCIL_FETCH_URL  where `server fetch` gets Postgres from
   PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE, PGSSLMODE ...
                        complete the server URL; alone they select no server
   XDG_CACHE_HOME       directory of the cache of file hashes and of copies of trees

@@ -271,6 +271,22 @@ impl Printer {
         }
     }
 
+    /// The begin of a transfer: on a terminal a live line, else a line.
+    #[cfg(feature = "fetch")]
+    pub(crate) fn begin_transfer(&self, what: &str) {
+        match self.0.lively {
+            true => self.begin(live::Line::new(what.to_owned(), what.to_owned())),
+            false => self.say(what),
+        }
+    }
+
+    /// How far a transfer is.
+    #[cfg(feature = "fetch")]
+    pub(crate) fn transfer(&self, bar: &str) {
+        self.progress(bar, None);
+        self.draw();
+    }
+
     /// Without a terminal: once at the start, then every ten seconds.
     fn tell_waiting(&self, label: &str, elapsed: Duration, expected: Option<Duration>, tail: &str) {
         let mut live = self.live();

@@ -156,6 +156,19 @@ impl App {
         Ok(self.stencil_with_drops(config).await?.without_drops())
     }
 
+    /// Asks on a terminal whether to fetch Postgres, if the error says that this machine has none. Fails with the error if
+    /// nothing is fetched.
+    #[cfg(feature = "fetch")]
+    pub(super) async fn fetch_instead_of(&self, server: &PrivateServer, error: Error) -> Result<()> {
+        super::commands::server::fetch::instead_of(self, server, error).await
+    }
+
+    /// Fails with the error: this program can fetch nothing.
+    #[cfg(not(feature = "fetch"))]
+    pub(super) async fn fetch_instead_of(&self, _: &PrivateServer, error: Error) -> Result<()> {
+        Err(error)
+    }
+
     async fn stencil_with_drops(&self, mut config: Config) -> Result<Stencil> {
         let locator = self.locator();
         config.clone.background = locator.background(&config)?;
@@ -178,7 +191,13 @@ impl App {
             locator.endpoint(&config),
             checkout::holder(&config.root, &self.env, self.names_branch)
         );
-        let endpoint = endpoint?;
+        let endpoint = match endpoint {
+            Err(error) => {
+                self.fetch_instead_of(&self.private_server(&config.server)?, error).await?;
+                locator.endpoint(&config).await?
+            }
+            endpoint => endpoint?,
+        };
         self.printer.detail(&format!("server: {}", endpoint.place()));
         if let Some(why) = unknown.filter(|_| self.names_branch) {
             self.printer.warn(&format!("cannot find out the branch: {why}"));

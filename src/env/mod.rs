@@ -34,6 +34,8 @@ variables! {
     CONFIG = "PGSTENCIL_CONFIG";
     /// Absolute directory for the private server, in place of the usual state directory.
     STATE_DIR = "PGSTENCIL_STATE_DIR";
+    /// Where `server fetch` gets Postgres from; same as `--from`.
+    FETCH_URL = "PGSTENCIL_FETCH_URL";
     /// Whether work goes on in the background after a command: `auto` or `off`, in place of `[clone] background`.
     BACKGROUND = "PGSTENCIL_BACKGROUND";
     /// Set by cargo for test programs: the directory of the crate, where `pgstencil::test` looks for the config.

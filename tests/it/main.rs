@@ -29,6 +29,8 @@ mod extend;
 mod failing;
 mod fallback;
 mod faults;
+#[cfg(feature = "fetch")]
+mod fetch;
 mod fidelity;
 mod file_cache;
 mod flat;

@@ -1,5 +1,7 @@
 //! `pgstencil server`
 
+#[cfg(feature = "fetch")]
+pub(crate) mod fetch;
 mod remove;
 mod stop;
 
@@ -17,6 +19,8 @@ use crate::cli::target::not_running;
 use crate::quantity::size;
 use clap::Subcommand;
 
+#[cfg(feature = "fetch")]
+use self::fetch::ServerFetch;
 use self::remove::ServerRemove;
 use self::stop::ServerStop;
 
@@ -50,6 +54,14 @@ pub(crate) enum Server {
         after_help = "Examples:\n  pgstencil server remove --major 15\n  pgstencil server remove --moved --yes"
     )]
     Remove(ServerRemove),
+    /// Fetch Postgres binaries, where none are installed
+    ///
+    /// The newest release of a version, as github.com/theseus-rs/postgresql-binaries builds it, goes into the state
+    /// directory, where the private server finds it. An archive whose SHA-256 is missing or wrong is not used.
+    /// HTTPS_PROXY is heeded.
+    #[cfg(feature = "fetch")]
+    #[command(after_help = "Examples:\n  pgstencil server fetch\n  pgstencil server fetch --major 16")]
+    Fetch(ServerFetch),
 }
 
 /// Patience with a start or a stop, when `--wait` sets none.
@@ -64,7 +76,13 @@ pub(crate) async fn server(app: &App, args: Server) -> Result<u8> {
     let printer = &app.printer;
     match args {
         Server::Start => {
-            let running = server.start(patience).await?;
+            let running = match server.start(patience).await {
+                Err(error) => {
+                    app.fetch_instead_of(&server, error).await?;
+                    server.start(patience).await?
+                }
+                running => running?,
+            };
             for notice in &running.notices {
                 printer.warn(notice);
             }
@@ -113,6 +131,8 @@ pub(crate) async fn server(app: &App, args: Server) -> Result<u8> {
             Ok(0)
         }
         Server::Remove(args) => remove::remove(app, &server, &args, patience).await,
+        #[cfg(feature = "fetch")]
+        Server::Fetch(args) => fetch::fetch(app, &server, &args).await,
     }
 }
 
