@@ -429,7 +429,10 @@ fn an_ordinary_role_pulls_and_owns_what_it_restores() {
 fn programs(fleet: &mut Fleet, restore: &str) -> PathBuf {
     let directory = fleet.two.home().join("bin");
     fs::create_dir_all(&directory).unwrap();
-    let major = server().version_major();
+    // As those that pushed, which may be newer than the server.
+    let text = fs::read_to_string(fleet.manifest()).unwrap();
+    let entry: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
+    let major = &entry["dumped_by"];
     for (name, script) in [("pg_dump", "exit 1"), ("pg_restore", restore)] {
         let file = directory.join(name);
         let text = format!(
