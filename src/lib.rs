@@ -119,7 +119,8 @@
 //!     The one exception is the module [`mod@test`]: it finds environment, working directory and config by itself, and
 //!     prints to standard error.
 //! 11. No code of a stranger runs with pgstencil's privileges: a database that calls itself the registry is
-//!     judged before a session with it starts (`pg::door`), and before anything in it is planned.
+//!     judged before a session with it starts (`pg::door`), and before anything in it is planned. Nothing from a
+//!     remote store is restored before its hashes and its signature are right (`remote`).
 //!
 //! Deliberately absent: a daemon (all state and all locks are in Postgres; a background process that stays for two
 //! seconds only saves sessions), a connection pool (locks belong to
