@@ -5,13 +5,18 @@
 //! cargo run --release --example eviction_replay -- TRACES          all traces of the directory
 //! cargo run --release --example eviction_replay -- TRACES zulip    some
 //! cargo run --release --example eviction_replay -- TRACES --rebuilds    when provisional templates are rebuilt
+//! cargo run --release --example eviction_replay -- TRACES --rebuilds --seed 7    with another random sample
 //! ```
 //!
 //! A full build costs one unit per migration file; an extension costs one unit per added file, plus a share
 //! of a full build for starting the migrate command (`--fixed 0.05`). The first line of a table is the cost
 //! of LRU without extension, to which all others are compared.
 
-#![allow(clippy::print_stdout, reason = "a table on standard output is all that it makes")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a table on standard output is all that it makes"
+)]
 
 mod rebuild;
 mod replay;
@@ -26,20 +31,34 @@ use trace::Trace;
 
 const SIZES: [usize; 4] = [3, 6, 12, 24];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> std::process::ExitCode {
+    match replay() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn replay() -> Result<(), Box<dyn std::error::Error>> {
     let mut fixed = 0.05;
     let mut years = 4.0;
     let mut rebuilds = false;
+    let mut seed = 0;
     let mut plain = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || -> Result<f64, Box<dyn std::error::Error>> {
-            Ok(arguments.next().ok_or("a number is missing")?.parse()?)
+            let text = arguments.next().ok_or_else(|| format!("{argument} needs a number"))?;
+            Ok(text.parse().map_err(|_| format!("{argument} needs a number, and `{text}` is none"))?)
         };
         match argument.as_str() {
             "--fixed" => fixed = number()?,
             "--years" => years = number()?,
             "--rebuilds" => rebuilds = true,
+            "--seed" => seed = number()? as u64,
+            option if option.starts_with('-') => return Err(format!("there is no option `{option}`").into()),
             _ => plain.push(argument),
         }
     }
@@ -57,7 +76,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for waypoints in Waypoints::ALL {
             for size in [20, 100] {
                 let mut traces = names.iter().map(|name| read(name)).collect::<Result<Vec<_>, _>>()?;
-                print_rebuilds(&mut traces, fixed, size, waypoints);
+                print_rebuilds(&mut traces, fixed, size, waypoints, seed);
             }
         }
         return Ok(());
@@ -70,7 +89,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Prints the work with each rule for rebuilds, in percent of a full build on each miss, and the uses of
 /// provisional templates, in percent of all uses.
-fn print_rebuilds(traces: &mut [Trace], fixed: f64, size: usize, waypoints: Waypoints) {
+fn print_rebuilds(traces: &mut [Trace], fixed: f64, size: usize, waypoints: Waypoints, seed: u64) {
     println!("\n{size} templates, {}\n", waypoints.name());
     println!(
         "| trace | rule | waited | background | sum | rebuilds | accepted | links | provisional % | a day old % |"
@@ -85,7 +104,7 @@ fn print_rebuilds(traces: &mut [Trace], fixed: f64, size: usize, waypoints: Wayp
         let waited = replay.run(Policy::Pgstencil).work / all * 100.0;
         let steps = replay.into_steps();
         for (rule, sums) in Rule::ALL.into_iter().zip(&mut sums) {
-            let sum = rebuild::run(&steps, rule);
+            let sum = rebuild::run(&steps, rule, seed);
             let background = sum.background / all * 100.0;
             let share = |uses: usize| uses as f64 / sum.uses as f64 * 100.0;
             let (provisional, late) = (share(sum.provisional), share(sum.late));

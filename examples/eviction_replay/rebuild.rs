@@ -110,8 +110,14 @@ impl State {
     }
 }
 
+/// Returns the random number of a set, which decides whether it is in the sample: another one for each `seed`.
+fn draw(set: usize, seed: u64) -> f64 {
+    let mixed = (set as u64 ^ seed.wrapping_mul(0xd134_2543_de82_ef95)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed as f64 / 2_f64.powi(64)
+}
+
 /// Replays steps, each with its time and the cost of a full build; all rebuilds find their template equal.
-pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule) -> Sum {
+pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule, seed: u64) -> Sum {
     let mut sum = Sum::default();
     let mut state = State::default();
     let mut rebuilt: Vec<f64> = Vec::new();
@@ -128,7 +134,7 @@ pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule) -> Sum {
                 continue;
             }
             Step::Extended { set, base, fresh } => {
-                let draw = (*set as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as f64 / 2_f64.powi(64);
+                let draw = draw(*set, seed);
                 state.provisional.insert(*set, Candidate { uses: 0, draw, ..Candidate::default() });
                 state.born.insert(*set, *now);
                 state.bases.insert(*set, *base);

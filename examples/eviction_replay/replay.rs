@@ -47,20 +47,20 @@ impl Policy {
 pub(crate) enum Waypoints {
     /// None.
     None,
-    /// Those that differ from a resident in one directory, as pgstencil does it by `build_until`.
-    OneDirectory,
-    /// All, which no command that stops at one version can do.
-    All,
+    /// Those that differ from a resident in one directory, as with `build_until`.
+    Until,
+    /// All, as with `waypoints = "copy"`.
+    Copy,
 }
 
 impl Waypoints {
-    pub(crate) const ALL: [Waypoints; 3] = [Waypoints::None, Waypoints::OneDirectory, Waypoints::All];
+    pub(crate) const ALL: [Waypoints; 3] = [Waypoints::None, Waypoints::Until, Waypoints::Copy];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Waypoints::None => "without waypoints",
-            Waypoints::OneDirectory => "with waypoints",
-            Waypoints::All => "with waypoints for differences in several directories, too",
+            Waypoints::Until => "with waypoints by `build_until`",
+            Waypoints::Copy => "with waypoints by copies of the tree",
         }
     }
 }
@@ -219,7 +219,7 @@ impl<'a> Replay<'a> {
             return None;
         }
         let prefixes = kept.iter().map(|k| self.trace.prefix(k.set, set));
-        let any = self.waypoints == Waypoints::All;
+        let any = self.waypoints == Waypoints::Copy;
         let prefixes = prefixes.filter(|prefix| any || self.trace.stops(prefix, set));
         let prefix =
             prefixes.max_by_key(|prefix| prefix.iter().map(|word| word.count_ones()).sum::<u32>())?;

@@ -1,9 +1,10 @@
 //! Traces: the runs of a project's CI, each with its set of migrations.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 
 /// One project's history.
 pub(crate) struct Trace {
@@ -44,34 +45,69 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 impl Trace {
     /// Reads `NAME.events.csv`, `NAME.sets.csv` and `NAME.files.csv` of a directory. Each may end in `.xz`;
     /// then `xz` must be on the PATH.
+    ///
+    /// # Errors
+    /// The file, the line and the fault.
     pub(crate) fn read(directory: &Path, name: &str) -> Result<Trace> {
-        let files: Vec<(u32, i64)> = table(directory, name, "files")?
-            .iter()
-            .map(|row| Ok((row[1].parse()?, row[2].parse()?)))
-            .collect::<Result<_>>()?;
+        let table = |kind| Table::read(directory, name, kind);
+        let mut files: Vec<(u32, i64)> = Vec::new();
+        let mut ids: HashMap<u64, usize> = HashMap::new();
+        let rows = table("files")?;
+        let [id, dir, rank] = rows.columns(["id", "dir", "rank"])?;
+        for row in rows.iter() {
+            if ids.insert(row.number::<u64>(id)?, files.len()).is_some() {
+                return Err(row.fault(&format!("file {} was there before", row.text(id)?)));
+            }
+            files.push((row.number(dir)?, row.number(rank)?));
+        }
         let words = files.len().div_ceil(64);
         let mut sets: Vec<Set> = Vec::new();
-        for row in table(directory, name, "sets")? {
-            let mut bits = match row[1].as_str() {
+        let mut numbers: HashMap<u64, usize> = HashMap::new();
+        let rows = table("sets")?;
+        let [fp, from, diff] = rows.columns(["fp", "from", "diff"])?;
+        for row in rows.iter() {
+            let mut bits = match row.text(from)? {
                 "" => vec![0; words],
-                from => sets[from.parse::<usize>()?].bits.clone(),
+                _ => match numbers.get(&row.number::<u64>(from)?) {
+                    Some(from) => sets[*from].bits.clone(),
+                    None => return Err(row.fault(&format!("set {} does not come before", row.text(from)?))),
+                },
             };
-            let (added, removed) = row[2].split_once(';').ok_or("a set without `;`")?;
-            for id in removed.split_whitespace() {
-                let id: usize = id.parse()?;
-                bits[id / 64] &= !(1 << (id % 64));
+            let diff = row.text(diff)?;
+            let parts = diff.split_once(';');
+            let (added, removed) = parts.ok_or_else(|| row.fault(&format!("`{diff}` has no `;`")))?;
+            for (list, is_added) in [(removed, false), (added, true)] {
+                for id in list.split_whitespace() {
+                    let known = id.parse::<u64>().ok().and_then(|id| ids.get(&id));
+                    let known = *known.ok_or_else(|| row.fault(&format!("there is no file `{id}`")))?;
+                    match is_added {
+                        true => bits[known / 64] |= 1 << (known % 64),
+                        false => bits[known / 64] &= !(1 << (known % 64)),
+                    }
+                }
             }
-            for id in added.split_whitespace() {
-                let id: usize = id.parse()?;
-                bits[id / 64] |= 1 << (id % 64);
+            if numbers.insert(row.number::<u64>(fp)?, sets.len()).is_some() {
+                return Err(row.fault(&format!("set {} was there before", row.text(fp)?)));
             }
             sets.push(Set::new(bits, &files));
         }
         let mut now = 0.0;
         let mut runs = Vec::new();
-        for row in table(directory, name, "events")? {
-            now += row[0].parse::<f64>()?;
-            runs.push((now, row[4].parse()?));
+        let rows = table("events")?;
+        let [dt, fp] = rows.columns(["dt", "fp"])?;
+        for row in rows.iter() {
+            let passed: f64 = row.number(dt)?;
+            if !(passed >= 0.0 && passed.is_finite()) {
+                return Err(row.fault("`dt` is no number of seconds since the row before"));
+            }
+            now += passed;
+            let set = numbers.get(&row.number::<u64>(fp)?);
+            let set =
+                *set.ok_or_else(|| row.fault(&format!("there is no set {}", row.text(fp).unwrap_or(""))))?;
+            runs.push((now, set));
+        }
+        if runs.is_empty() {
+            return Err(format!("{}: there are no runs", rows.file.display()).into());
         }
         Ok(Trace { name: name.to_owned(), runs, sets, files })
     }
@@ -178,37 +214,107 @@ impl Trace {
     }
 }
 
-/// Returns the rows of a table, without its header.
-fn table(directory: &Path, name: &str, kind: &str) -> Result<Vec<Vec<String>>> {
-    let plain = directory.join(format!("{name}.{kind}.csv"));
-    let packed = directory.join(format!("{name}.{kind}.csv.xz"));
-    let text = if plain.exists() {
-        std::fs::read_to_string(&plain)?
-    } else {
-        let output = Command::new("xz")
-            .arg("--decompress")
-            .arg("--stdout")
-            .arg(&packed)
-            .output()
-            .map_err(|e| format!("xz, which unpacks traces, does not start: {e}"))?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).into());
+/// Table with a header.
+struct Table {
+    file: PathBuf,
+    header: Vec<String>,
+    rows: Vec<String>,
+}
+
+/// Row of a table.
+struct Row<'a> {
+    table: &'a Table,
+    /// Number of its line, from 1.
+    line: usize,
+    values: Vec<&'a str>,
+}
+
+/// Column of a table.
+#[derive(Clone, Copy)]
+struct Column(usize);
+
+impl Table {
+    fn read(directory: &Path, name: &str, kind: &str) -> Result<Table> {
+        let plain = directory.join(format!("{name}.{kind}.csv"));
+        let packed = directory.join(format!("{name}.{kind}.csv.xz"));
+        let (file, text) = if plain.exists() {
+            let text = std::fs::read_to_string(&plain).map_err(|e| format!("{}: {e}", plain.display()))?;
+            (plain, text)
+        } else if packed.exists() {
+            let output = Command::new("xz")
+                .arg("--decompress")
+                .arg("--stdout")
+                .arg(&packed)
+                .output()
+                .map_err(|e| format!("xz, which unpacks traces, does not start: {e}"))?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).trim_end().into());
+            }
+            let text = String::from_utf8(output.stdout).map_err(|e| format!("{}: {e}", packed.display()))?;
+            (packed, text)
+        } else {
+            return Err(format!("there is neither {} nor {}", plain.display(), packed.display()).into());
+        };
+        let mut lines = text.lines();
+        let header = lines.next().unwrap_or_default().split(',').map(|name| name.trim().to_owned()).collect();
+        Ok(Table { file, header, rows: lines.map(str::to_owned).collect() })
+    }
+
+    fn columns<const N: usize>(&self, names: [&str; N]) -> Result<[Column; N]> {
+        let mut columns = [Column(0); N];
+        for (column, name) in columns.iter_mut().zip(names) {
+            let found = self.header.iter().position(|header| header == name);
+            *column = Column(found.ok_or_else(|| {
+                format!(
+                    "{}:1: there is no column `{name}`, but {}",
+                    self.file.display(),
+                    self.header.join(", ")
+                )
+            })?);
         }
-        String::from_utf8(output.stdout)?
-    };
-    let rows = text.lines().skip(1);
-    Ok(rows.map(|row| row.split(',').map(str::to_owned).collect()).collect())
+        Ok(columns)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        let rows = self.rows.iter().enumerate().filter(|(_, row)| !row.trim().is_empty());
+        rows.map(|(i, row)| Row { table: self, line: i + 2, values: row.split(',').map(str::trim).collect() })
+    }
+}
+
+impl<'a> Row<'a> {
+    fn text(&self, Column(at): Column) -> Result<&'a str> {
+        let value = self.values.get(at).copied();
+        value.ok_or_else(|| self.fault(&format!("`{}` is missing", self.table.header[at])))
+    }
+
+    fn number<T: FromStr>(&self, column: Column) -> Result<T> {
+        let text = self.text(column)?;
+        text.parse().map_err(|_| {
+            self.fault(&format!("`{}` is `{text}`, which is no number", self.table.header[column.0]))
+        })
+    }
+
+    fn fault(&self, what: &str) -> Box<dyn Error> {
+        format!("{}:{}: {what}", self.table.file.display(), self.line).into()
+    }
 }
 
 /// Returns the names of the traces in a directory.
 pub(crate) fn names(directory: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
+    let entries = std::fs::read_dir(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
+    for entry in entries {
         let file = entry?.file_name().to_string_lossy().into_owned();
         if let Some((name, "")) = file.trim_end_matches(".xz").split_once(".events.csv") {
             names.push(name.to_owned());
         }
     }
     names.sort();
-    Ok(names)
+    match names.is_empty() {
+        true => {
+            Err(format!("{}: there is no trace, since no file is named NAME.events.csv", directory.display())
+                .into())
+        }
+        false => Ok(names),
+    }
 }

@@ -90,6 +90,34 @@ pub(crate) fn without_dependents(prefix: Prefix, root: &Path, append: Append) ->
     Ok((!kept.is_empty()).then_some(Prefix { recipe, version, migrations: count, later }))
 }
 
+/// Least length of an identifier by which a migration tool records a migration.
+const LEAST_RECORD: usize = 10;
+
+/// Returns the values by which a migration tool may record the later migrations of a prefix, each in the order of its
+/// columns: the name with or without its extension, an identifier in the name, or the application and the name.
+pub(crate) fn records(prefix: &Prefix) -> Vec<Vec<String>> {
+    let mut names = Names::default();
+    let paths = prefix.recipe.migrations.iter().map(|file| &file.path).chain(&prefix.later);
+    for path in paths {
+        let group = OrderKey::new(path, prefix.recipe.order).group().clone();
+        names.groups.entry(stem(path).to_vec()).or_default().insert(group);
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let mut records = Vec::new();
+    for path in &prefix.later {
+        let name = stem(path);
+        match names.wanted(path).after {
+            Some(application) => records.push(vec![text(&application), text(name)]),
+            None => {
+                let identifiers = parts(name).skip(1).filter(|part| part.len() >= LEAST_RECORD);
+                let file = path.as_bytes().rsplit(|&b| b == b'/').next().unwrap_or(name);
+                records.extend([name, file].into_iter().chain(identifiers).map(|value| vec![text(value)]));
+            }
+        }
+    }
+    records
+}
+
 /// Words of a file that may name migrations, each with the word before it.
 type Pairs = HashMap<Vec<u8>, HashSet<Vec<u8>>>;
 
@@ -217,6 +245,39 @@ mod tests {
         );
         let all = [("a/migrations/0001_x.py", ""), ("b/migrations/0001_y.py", "[('a', '0001_x')]")];
         assert_eq!(rest(&all, &["a/migrations/0001_x.py"]), None);
+    }
+
+    #[test]
+    fn tools_record_migrations_by_their_names() {
+        let file = |path: &str| super::super::FileInput {
+            path: RelPath::new(Path::new(path)),
+            hash: String::new(),
+            bytes: 0,
+            normal: None,
+        };
+        let path = |path: &str| RelPath::new(Path::new(path));
+        let recipe = super::super::Recipe {
+            migrations: vec![file("a/migrations/0001_initial.py"), file("a/migrations/0002_x.py")],
+            ..sample()
+        };
+        let later = vec![
+            path("b/migrations/0001_initial.py"),
+            path("b/migrations/0003_y.py"),
+            path("c/20240102030405_z.rb"),
+        ];
+        let prefix = Prefix { recipe, version: None, migrations: 2, later };
+        let records: Vec<String> = records(&prefix).iter().map(|values| values.join(" ")).collect();
+        assert_eq!(
+            records,
+            [
+                "b 0001_initial",
+                "0003_y",
+                "0003_y.py",
+                "20240102030405_z",
+                "20240102030405_z.rb",
+                "20240102030405"
+            ]
+        );
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub(crate) use self::extension::{Append, Obstacle, extension};
 pub(crate) use self::file_cache::FileCache;
 pub(crate) use self::ignored::ignored;
 pub(crate) use self::kept::{KeptRecipe, RecipeKey};
-pub(crate) use self::mentions::without_dependents;
+pub(crate) use self::mentions::{records, without_dependents};
 pub(crate) use self::migrations::{Migration, migrations};
 pub(crate) use self::order::{Group, groups, groups_of, new_migrations};
 pub(crate) use self::prefix::{Prefix, common, prefix};

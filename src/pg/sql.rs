@@ -490,6 +490,37 @@ pub(crate) fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -
     Statement(format!("SELECT c.count FROM ({}) c ORDER BY c.n", counts.join(" UNION ALL ")))
 }
 
+/// Number of rows of a table that [`rows_with`] searches.
+const SEARCHED: usize = 20_000;
+
+/// Returns a query with one row for each table: whether one of its rows is `found` that has the values of one of
+/// `records` in neighbouring columns.
+pub(crate) fn rows_with<'a>(
+    tables: impl Iterator<Item = (&'a str, &'a str)>,
+    records: &[Vec<String>],
+) -> Statement {
+    let escaped = |text: &str| text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    let patterns: Vec<String> = records
+        .iter()
+        .map(|values| escaped(&values.join(",")))
+        .flat_map(|values| {
+            ["(", ","].map(|before| [",", ")"].map(|after| format!("%{before}{values}{after}%")))
+        })
+        .flatten()
+        .map(|pattern| quote_literal(&pattern))
+        .collect();
+    let patterns = patterns.join(", ");
+    let found = tables.enumerate().map(|(n, (schema, table))| {
+        format!(
+            "SELECT {n} AS n, EXISTS (SELECT FROM (SELECT (r.*)::text AS row FROM ONLY {}.{} r LIMIT {SEARCHED}) x \
+             WHERE x.row LIKE ANY (ARRAY[{patterns}]::text[])) AS found",
+            quote_ident(schema),
+            quote_ident(table)
+        )
+    });
+    in_order(found, "found")
+}
+
 /// Returns a query with one row for each table: a `digest` of all of its rows, whatever their order.
 pub(crate) fn digest_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let digests = tables.enumerate().map(|(n, (schema, table))| {

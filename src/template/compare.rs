@@ -162,23 +162,21 @@ pub(super) async fn compare(
     }
 }
 
-/// Returns the number of rows of each table of some databases, by alias and table. Tables without rows, and those that
-/// the role may not read, are missing.
-pub(super) async fn row_counts(
+/// Returns a table of some databases with a row that has the values of one of `records`, if there is one.
+pub(super) async fn recorded_in(
     context: &Context<'_>,
     rows: &[DatabaseRow],
-) -> Result<BTreeMap<(String, String), u64>> {
-    let mut counts = BTreeMap::new();
+    records: &[Vec<String>],
+) -> Result<Option<String>> {
     for row in rows {
-        let found = read(context, &row.private_name, &Reading::default()).await?;
-        for (table, lines) in found.entries {
-            let count = lines.iter().find_map(|line| line.text.strip_prefix("rows ")?.parse().ok());
-            if let Some(count) = count {
-                counts.insert((row.alias.clone(), table), count);
-            }
+        let mut session = open(context, &row.private_name).await?;
+        let found = inventory::recorded_in(&mut session, records).await;
+        session.close().await;
+        if let Some(table) = found? {
+            return Ok(Some(table));
         }
     }
-    Ok(counts)
+    Ok(None)
 }
 
 /// Registers further databases of a build, one for each of the template's.

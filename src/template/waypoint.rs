@@ -14,12 +14,12 @@
 //! dropped, a build in one step follows, and no waypoint is built again until the commands change. The same holds if the
 //! first step fails, or if a template that rests on a waypoint is found to differ from a full build. That needs a
 //! comparison of the two, so with `allow_unchanged` there are no waypoints. If the edits are in several directories, a
-//! copy may have been read for some of them only; so one table has to get a row for each later migration, too.
+//! copy may have been read for some of them only; so no table of the waypoint may have a row with the name of a later
+//! migration, as the tables have in which migration tools record migrations.
 //!
 //! With `extend = "always"` the names of migrations do not say which ones a version includes, so `build_until` is not
 //! used. A copy lacks the edited migrations, and those that name one of them.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use crate::context::{Context, Source};
 use crate::error::{Error, Kind, Result};
 use crate::events::{Event, Warning};
 use crate::fingerprint::{
-    Append, Prefix, Recipe, RelPath, TreeCopy, common, extension, groups_of, migrations, prefix,
+    Append, Prefix, Recipe, RelPath, TreeCopy, common, extension, groups_of, migrations, prefix, records,
     without_dependents,
 };
 use crate::quantity::count;
@@ -61,9 +61,6 @@ pub(crate) struct Waypoint {
     pub(crate) of: usize,
 }
 
-/// Number of rows by alias and table.
-type RowCounts = BTreeMap<(String, String), u64>;
-
 /// Way in which the first step leaves out the later migrations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -84,20 +81,13 @@ impl Waypoint {
         Some(Waypoint { added, ..self })
     }
 
-    /// Returns whether the second step adds migrations in the middle of several groups. Then a change does not show
-    /// that all of them were missing.
-    pub(super) fn is_in_several_groups(&self) -> bool {
-        self.stop == Stop::Copy && groups_of(&self.added, self.prefix.recipe.order) > 1
-    }
-
-    /// Returns the reason to believe that the first step ran some of the later migrations, if there is one. Every
-    /// migration tool writes a record of each migration, so one table has to grow by their number.
-    pub(super) fn lacks_records(&self, before: &RowCounts, after: &RowCounts) -> Option<String> {
-        let later = migrations(&self.added).len() as u64;
-        let grew = after.iter().any(|(table, rows)| *rows == before.get(table).unwrap_or(&0) + later);
-        (!grew).then(|| {
-            format!("no table has a new row for each of the {later} later migrations after it, so some may have been run before")
-        })
+    /// Returns values that a database of the first step must not contain, if a change by the second step does not show
+    /// that all of the later migrations were missing: they are in several groups.
+    pub(super) fn forbidden(&self) -> Vec<Vec<String>> {
+        match self.stop == Stop::Copy && groups_of(&self.prefix.later, self.prefix.recipe.order) > 1 {
+            true => records(&self.prefix),
+            false => Vec::new(),
+        }
     }
 
     /// Describes where the first step ends.
@@ -261,15 +251,11 @@ async fn in_two(
     let steps = Steps { first, permit, waypoint, root: root.as_deref() };
     match build::build_in_two(registry, context, &steps, copy).await? {
         InTwo::Ended(ended) => Ok(Some(ended)),
-        InTwo::Failed(Failed { why, details, is_doubt }) => {
+        InTwo::Failed(Failed { why, details }) => {
             context.tell(Event::Notice(&format!("the full build starts again in one step: {why}")));
             // If it fails, too, the project is to blame.
             let ended = build::build(registry, context, permit, None).await?;
             match ended {
-                Ended::Sealed(_) if is_doubt => {
-                    let warning = Warning::new("no waypoint was built this time").detail(why);
-                    context.tell(Event::Warning(&details.iter().fold(warning, Warning::detail)));
-                }
                 Ended::Sealed(_) => give_up(registry, context, &why, &details).await?,
                 Ended::Overtaken(_) | Ended::Unsealed(..) => {}
             }

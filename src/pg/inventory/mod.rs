@@ -48,7 +48,7 @@ pub use class::Class;
 pub use contents::{Contents, Held, Ignored};
 pub use difference::{Change, ChangeKind, Difference, Edit, Side, diff};
 pub use rows::{Look, RowComparison, RowDifference, Sight, Window};
-pub use shape::{Rows, digests, shape};
+pub use shape::{Rows, digests, recorded_in, shape};
 
 /// The contents of a database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

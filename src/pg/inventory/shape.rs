@@ -99,6 +99,33 @@ pub async fn digests(session: &mut Session, which: Rows) -> Result<BTreeMap<Stri
     Ok(digests)
 }
 
+#[derive(FromRow)]
+struct Match {
+    found: bool,
+}
+
+/// Returns the name for display of a table with a row that has some values in neighbouring columns.
+///
+/// # Errors
+/// As for [`digests`].
+pub async fn recorded_in(session: &mut Session, records: &[Vec<String>]) -> Result<Option<String>> {
+    let database = session.database().to_owned();
+    let doing = || format!("search the rows of database `{database}`");
+    begin(session).await.doing(doing)?;
+    let tables = session.rows::<Table>(sql::fill(COUNTABLE, &[])).await;
+    let tables = session.end(tables).await.doing(doing)?;
+    for batch in readable(tables).chunks(BATCH) {
+        begin(session).await.doing(doing)?;
+        let names = batch.iter().map(|t| (t.schema.as_str(), t.name.as_str()));
+        let found = session.rows::<Match>(sql::rows_with(names, records)).await;
+        let found = session.end(found).await.doing(doing)?;
+        if let Some((table, _)) = batch.iter().zip(found).find(|(_, row)| row.found) {
+            return Ok(Some(table.heading.clone()));
+        }
+    }
+    Ok(None)
+}
+
 fn readable(mut tables: Vec<Table>) -> Vec<Table> {
     tables.retain(|table| table.refusal.is_none());
     tables

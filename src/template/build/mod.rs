@@ -191,20 +191,20 @@ pub(super) enum InTwo<'a> {
     Second(Box<Built<'a, BuildPermit>>, Error),
 }
 
+/// Reason to discard what was built in a copy of the tree.
+const READS_ORIGINAL: &str = "in a copy of the tree, `build` ran migrations that the copy lacks";
+
 /// Reason why a full build in two steps is dropped.
 #[derive(Default)]
 pub(super) struct Failed {
     pub(super) why: String,
     /// Facts about it.
     pub(super) details: Vec<String>,
-    /// Whether the next attempt may succeed.
-    pub(super) is_doubt: bool,
 }
 
 impl Failed {
     fn by(error: &Error) -> Self {
-        let (why, details) = (error.message().to_owned(), error.details().to_vec());
-        Failed { why, details, is_doubt: false }
+        Failed { why: error.message().to_owned(), details: error.details().to_vec() }
     }
 }
 
@@ -248,10 +248,17 @@ pub(super) async fn build_in_two<'a>(
         below.discard(registry, "the build command wrote to its inputs").await?;
         return Ok(InTwo::Failed(Failed::by(&error)));
     }
-    let before = match waypoint.is_in_several_groups() {
-        true => Some(compare::row_counts(context, &below.rows).await?),
-        false => None,
-    };
+    let forbidden = waypoint.forbidden();
+    if !forbidden.is_empty()
+        && let Some(table) = compare::recorded_in(context, &below.rows, &forbidden).await?
+    {
+        let why = READS_ORIGINAL.to_owned();
+        below.discard(registry, &why).await?;
+        return Ok(InTwo::Failed(Failed {
+            why,
+            details: vec![format!("{table} has a row with the name of a later migration")],
+        }));
+    }
     below.took = Some(started.elapsed());
     let template = match seal::hold(registry, context, &below).await {
         Ok(template) => template,
@@ -272,23 +279,15 @@ pub(super) async fn build_in_two<'a>(
             return Err(error);
         }
     };
-    let wrong = match (&built.unsealed, before) {
-        (Some(_), _) => Some("the build command changed nothing after it".to_owned()),
-        (None, Some(before)) => {
-            waypoint.lacks_records(&before, &compare::row_counts(context, &built.rows).await?)
-        }
-        (None, None) => None,
-    };
-    if let Some(wrong) = wrong {
-        let is_doubt = built.unsealed.is_none();
-        built.discard(registry, &wrong).await?;
-        below.discard(registry, &wrong).await?;
+    if built.unsealed.is_some() {
+        let wrong = "the build command changed nothing after it";
+        built.discard(registry, wrong).await?;
+        below.discard(registry, wrong).await?;
         let why = match &waypoint.stop {
-            _ if is_doubt => "it is not certain where the first step ended".to_owned(),
             Stop::At(version) => format!("`build_until` did not stop at version {version}"),
-            Stop::Copy => "in a copy of the tree, `build` ran migrations that the copy lacks".to_owned(),
+            Stop::Copy => READS_ORIGINAL.to_owned(),
         };
-        return Ok(InTwo::Failed(Failed { why, details: vec![wrong], is_doubt }));
+        return Ok(InTwo::Failed(Failed { why, details: vec![wrong.to_owned()] }));
     }
     let kept = match below.keep(registry, context).await {
         Ok(kept) => kept,
