@@ -453,7 +453,7 @@ fn a_command_that_reads_the_original_tree_ends_copies() {
     answer
         .stderr_has("no waypoints are built any more, since one failed")
         .stderr_has("in a copy of the tree, `build` ran migrations that the copy lacks")
-        .stderr_has("the build command changed nothing after it");
+        .stderr_has("table public.schema_migrations has a row with the name of a later migration");
     let answer = answer.json();
     assert_eq!((&answer["outcome"], &answer["provisional"]), (&json!("miss"), &json!(false)));
     assert_eq!((templates(&project).len(), project.databases().len(), copies(&project)), (2, 2, 0));
