@@ -317,13 +317,13 @@ hint: `max_size` is a key of `[eviction]`",
             "[evict]
 keep = 1",
             "pgstencil.toml:4:2: unknown key `evict`
-  keys known here: clone, defaults, eviction, file_cache, project, root, server, template
+  keys known here: clone, defaults, eviction, file_cache, project, remote, root, server, template
 hint: did you mean `eviction`?",
         ),
         (
             "[templates.x]",
             "pgstencil.toml:4:2: unknown key `templates`
-  keys known here: clone, defaults, eviction, file_cache, project, root, server, template
+  keys known here: clone, defaults, eviction, file_cache, project, remote, root, server, template
 hint: did you mean `template`?",
         ),
     ]);
@@ -875,7 +875,7 @@ hint: put it in quotes",
         (
             "build = 'x'",
             "pgstencil.toml:1:1: unknown key `build`
-  keys known here: clone, defaults, eviction, file_cache, project, root, server, template
+  keys known here: clone, defaults, eviction, file_cache, project, remote, root, server, template
 hint: `build` is a key of `[template.NAME]`",
         ),
         ("server = 1", "pgstencil.toml:1:10: `server` must be a table, but is a number"),
@@ -1090,7 +1090,7 @@ fn what_is_in_effect_can_be_loaded_again() {
     }
     let minimal = load(MINIMAL);
     assert!(minimal.effective_toml().unwrap().contains(
-        "# not set: server.bindir, server.client_host, server.client_port, server.run_as, server.url\n"
+        "# not set: remote.signing_key, remote.url, server.bindir, server.client_host, server.client_port, server.run_as, server.url\n"
     ));
     let json = minimal.effective_json().unwrap();
     assert_eq!(json["server"]["url"], serde_json::Value::Null);
@@ -1152,7 +1152,7 @@ fn schema_and_config_have_the_same_keys() {
             match key.as_str() {
                 "template" => walk(key, &value["b"], keys),
                 "input_lines" | "normalize" => walk(key, &value[0], keys),
-                "server" | "clone" | "eviction" => walk(key, value, keys),
+                "server" | "clone" | "eviction" | "remote" => walk(key, value, keys),
                 _ => {}
             }
         }
@@ -1190,8 +1190,12 @@ fn reference_with_examples() -> String {
             continue;
         };
         let name = example[1].split(' ').next().unwrap();
-        // An example below a default takes its place.
-        lines.retain(|l| !l.starts_with(&format!("{name} = ")));
+        // An example below a default of its table takes its place.
+        let table = lines.iter().rposition(|line| line.starts_with('[')).unwrap_or(0);
+        let default = lines[table..].iter().position(|l| l.starts_with(&format!("{name} = ")));
+        if let Some(at) = default {
+            lines.remove(table + at);
+        }
         lines.push(example[1].to_owned());
     }
     lines.join("\n")
