@@ -5,15 +5,19 @@
 //! and so does a command whose options ask for more; the command then does the work by itself, as it does where no such
 //! process is running.
 
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::events::Warning;
 use crate::stencil::{Deadline, Leases, Released, Term, Wanted};
 use crate::wire::Answer;
 use crate::{Error, Result, Stencil};
 
+use super::App;
 use super::background::{Instructions, Line};
 use super::commands::clone;
 use super::resident::{self, Asked};
@@ -30,8 +34,20 @@ enum Ask {
 #[derive(Serialize, Deserialize)]
 struct Question {
     ask: Ask,
+    /// The project as the command sees it, and the directory of its files. A config may be reached through a link.
+    project: String,
+    root: PathBuf,
     /// As for the background work that follows.
     instructions: Instructions,
+}
+
+/// Answer to a request for a clone.
+#[derive(Serialize, Deserialize)]
+struct Reply {
+    /// What the user is to be told, whatever else follows.
+    warnings: Vec<Warning>,
+    /// The clone; without one the command requests it by itself.
+    clone: Option<HandedOut>,
 }
 
 /// Clone that was handed out, as the command prints it.
@@ -80,10 +96,14 @@ impl HandOut {
     }
 }
 
-/// Has a clone handed out; `None` if no process can.
-pub(super) fn request(stencil: &Stencil, definition: Option<&str>, term: Term) -> Option<HandOut> {
+/// Has a clone handed out; `None` if no process can. Passes on what that process has to tell.
+pub(super) fn request(app: &App, stencil: &Stencil, definition: Option<&str>, term: Term) -> Option<HandOut> {
     let answer = ask(stencil, Ask::Clone { definition: definition.map(str::to_owned), term })?;
-    Some(HandOut { clone: serde_json::from_str(&answer.line).ok()?, answer })
+    let Reply { warnings, clone } = serde_json::from_str(&answer.line).ok()?;
+    for warning in &warnings {
+        app.printer.caution(warning);
+    }
+    Some(HandOut { clone: clone?, answer })
 }
 
 /// Has a clone released and dropped; `None` if no process can, or if that fails: then a second try says why. The flag:
@@ -100,7 +120,10 @@ fn ask(stencil: &Stencil, ask: Ask) -> Option<resident::Answer> {
     }
     let instructions = Instructions::for_checkout(stencil).ok()?;
     let address = instructions.address.clone()?;
-    resident::ask(&address, &serde_json::to_string(&Question { ask, instructions }).ok()?)
+    let config = stencil.config();
+    let (project, root) = (config.project.clone(), config.root.clone());
+    let question = Question { ask, project, root, instructions };
+    resident::ask(&address, &serde_json::to_string(&question).ok()?)
 }
 
 /// Answers questions, one after the other, until there can be no more.
@@ -125,18 +148,25 @@ const PRINTED: Duration = Duration::from_millis(100);
 
 impl Counter {
     async fn answer(&mut self, mut asked: Asked) -> Result<()> {
-        let Question { ask, instructions } = serde_json::from_str(&asked.line)
+        let Question { ask, project, root, instructions } = serde_json::from_str(&asked.line)
             .map_err(|e| Error::usage("this command is started by the others").caused_by(e))?;
         let stencil = self.stencil(&instructions)?;
+        if (&stencil.config().project, &stencil.config().root) != (&project, &root) {
+            return Ok(());
+        }
         let deadline = Deadline::default();
         match ask {
             Ask::Clone { definition, term } => {
                 let wanted = Wanted { definition, term, ..Wanted::default() };
-                let Some(mut leases) = stencil.hand_out(&wanted, &deadline).await? else {
+                let told = Mutex::default();
+                let leases = stencil.hand_out(&wanted, &told, &deadline).await?;
+                let warnings = told.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let Some(mut leases) = leases else {
+                    asked.answer(&json(&Reply { warnings, clone: None })?).await;
                     return Ok(());
                 };
-                let answer = json(&handed_out(&stencil, &mut leases).await?)?;
-                let sent = asked.answer(&answer).await;
+                let clone = Some(handed_out(&stencil, &mut leases).await?);
+                let sent = asked.answer(&json(&Reply { warnings, clone })?).await;
                 let handed = Handed { leases, instructions, lines: self.lines.clone() };
                 match tokio::time::timeout(PRINTED, asked.is_heard()).await {
                     Ok(heard) => handed.end(asked, sent && heard).await,

@@ -1,7 +1,7 @@
 //! Warm clones that one process hands out for another: a background process has a session already, while a short
 //! command would have to open one.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::acquire::{Demand, Wanted};
@@ -9,6 +9,7 @@ use super::leases::Leases;
 use super::{Deadline, Holder, Stencil};
 use crate::config::Definition;
 use crate::error::Result;
+use crate::events::{Event, Warning};
 use crate::lease::{self, Batch, Look};
 use crate::registry::Registry;
 use crate::template::Timing;
@@ -20,21 +21,29 @@ impl Stencil {
         Stencil { holder, ..self.clone() }
     }
 
-    /// Hands out one new clone, if that takes nothing but a warm clone of a template that equals a full build.
-    /// `None`: it takes more, a command of the user would have to run, or there is something to tell the user. Then no
-    /// clone is taken, and the asking process has to request it by itself.
+    /// Hands out one new clone, if that takes nothing but a warm clone of a template that equals a full build. Without
+    /// a clone, it takes more, or a command of the user would have to run: the asking process has to request it by
+    /// itself. In any case `warnings` are for the user, who is not told again.
     ///
     /// Cancel safety: as [`Stencil::acquire`].
     ///
     /// # Errors
     /// As [`Stencil::acquire`]; no clone is taken then.
-    pub(crate) async fn hand_out(&self, wanted: &Wanted, deadline: &Deadline) -> Result<Option<Leases>> {
+    pub(crate) async fn hand_out(
+        &self,
+        wanted: &Wanted,
+        warnings: &Mutex<Vec<Warning>>,
+        deadline: &Deadline,
+    ) -> Result<Option<Leases>> {
         let definition = self.definition(wanted.definition.as_deref())?;
         if self.hooks().is_some() || needs_its_process(definition) || self.config.clone.warm == 0 {
             return Ok(None);
         }
-        let told = AtomicBool::new(false);
-        let observe = |_: crate::events::Event<'_>| told.store(true, Ordering::Relaxed);
+        let observe = |event: Event<'_>| {
+            if let Event::Warning(warning) = event {
+                warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning.clone());
+            }
+        };
         let context = self.context(definition, deadline, &observe, false);
         let (mut registry, recipe, reading) = self.open_reading(&context).await?;
         let fingerprint = recipe?.fingerprint();
@@ -42,9 +51,7 @@ impl Stencil {
         let tenure = self.tenure(&context, wanted, None);
         let mut batch = Batch::new(wanted.naming(), vec![tenure]);
         let claimed = lease::claim(&mut registry, &context, &fingerprint, &mut batch, Look::Proven).await?;
-        let provenance = claimed.filter(|_| batch.is_full() && !told.load(Ordering::Relaxed));
-        let Some(provenance) = provenance else {
-            self.give_up_all(&mut registry, &batch.clones).await?;
+        let Some(provenance) = claimed.filter(|_| batch.is_full()) else {
             self.keep_session(registry).await?;
             return Ok(None);
         };

@@ -12,7 +12,7 @@ use crate::support::extension::ensure;
 use crate::support::hold::{list, listed};
 use crate::support::proxy::Proxy;
 use crate::support::server::PATIENCE;
-use crate::support::{Pgstencil, Project, eventually, server};
+use crate::support::{Pgstencil, Project, copy, eventually, server};
 
 /// A project whose server is reached through a relay, with a template whose clones are created ahead.
 fn project() -> (Project<'static>, Proxy) {
@@ -191,6 +191,24 @@ fn files_config_and_variables_count_as_they_are_now() {
     let (sweet, sour) = (with("sweet"), with("sour"));
     assert_ne!(sweet, sour);
     assert_eq!((with("sweet"), with("sour")), (sweet, sour));
+}
+
+/// The background process knows the file that the link leads to.
+#[test]
+fn a_config_behind_a_link_goes_with_the_files_beside_the_link() {
+    let (project, _proxy) = project();
+    let other = project.path().join("other");
+    copy(&project.path().join("migrations"), &other.join("migrations"));
+    project.write("other/migrate.sh", &project.read("migrate.sh"));
+    std::os::unix::fs::symlink(project.path().join("pgstencil.toml"), other.join("pgstencil.toml")).unwrap();
+    project.write("other/migrations/0009_more.sql", "create table more ();");
+    let there = |args: &[&str]| {
+        Pgstencil::new(&project).current_dir(&other).args(args).success().json()["fingerprint"].clone()
+    };
+    let expected = there(&["ensure", "--json"]);
+    for _ in 0..6 {
+        assert_eq!(there(&["clone", "--json"]), expected);
+    }
 }
 
 #[test]

@@ -101,6 +101,8 @@ const CREATES_TOO: &[(&str, &str)] = &[
     ("private_server/log.rs", "File::options"),
     // What Postgres made gets the mode that Postgres wants.
     ("private_server/cluster.rs", "set_permissions"),
+    // The account that runs the server must be able to read the programs that were fetched.
+    ("private_server/fetch.rs", "set_permissions"),
 ];
 
 #[test]

@@ -59,7 +59,7 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     wanted.take = args.take;
     if is_plain(&args)
         && let Some(handed_out) =
-            hand_out::request(&stencil, args.making.which.template.as_deref(), wanted.term)
+            hand_out::request(app, &stencil, args.making.which.template.as_deref(), wanted.term)
     {
         return take(app, &stencil, &args.making, handed_out).await;
     }
