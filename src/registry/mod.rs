@@ -255,17 +255,15 @@ impl Registry {
     }
 
     /// Resets the session to the state of a new one: it releases all locks. `false`: the registry has another
-    /// version by now. `guarded`: asks again whether the registry is to be trusted.
+    /// version by now.
     ///
     /// # Errors
-    /// The driver's, if the session is gone.
-    pub(crate) async fn start_over(&mut self, guarded: bool) -> Result<bool> {
+    /// The driver's, if the session is gone; that the registry is no longer to be trusted.
+    pub(crate) async fn start_over(&mut self) -> Result<bool> {
         let doing = || "use a session again".to_owned();
+        let guard = self.guard.clone();
         let start = sql::fill("SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()", &[]);
-        let mut message: Vec<Statement> = guarded.then(|| self.guard.clone()).into_iter().collect();
-        message.push(start);
-        let answers = self.session.send_all(&message).await.doing(doing)?;
-        let answer = answers.last().ok_or_else(|| Error::internal("the server left out answers"))?;
+        let [_, answer] = self.session.send([guard, start]).await.doing(doing)?;
         let (version,): (i32,) = answer.one().doing(doing)?;
         Ok(version == SCHEMA.len() as i32)
     }

@@ -134,12 +134,19 @@ impl Sweeper {
         }
     }
 
-    /// Returns the session, opened if there is none; `None` if there is no registry.
+    /// Returns the session, opened if there is none; `None` if there is no registry. The registry may have changed
+    /// hands while a session was idle, so each use begins with the guard.
     pub(super) async fn registry(
         &mut self,
         endpoint: &Endpoint,
         name: &str,
     ) -> Result<Option<&mut Registry>> {
+        if let Some(registry) = &mut self.session
+            && !registry.start_over().await.unwrap_or(false)
+        {
+            // It is lost, or not to be used; a new one shows which.
+            self.close().await;
+        }
         if self.session.is_none() {
             let deadline = Deadline::new(Some(Duration::from_secs(60)), Default::default());
             let Some(mut registry) = Registry::open_existing(endpoint, name, &deadline).await? else {

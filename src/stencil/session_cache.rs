@@ -15,8 +15,6 @@ use crate::registry::Registry;
 const MOST: usize = 16;
 /// After this time a session is more likely to obstruct others than to be needed again.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Time for which the owner of the registry is not checked again.
-const TRUST: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct SessionCache(Mutex<Vec<Session>>);
@@ -37,11 +35,9 @@ impl SessionCache {
     /// statements, not that of its previous user.
     pub(super) async fn take(&self, deadline: &Deadline) -> Option<Registry> {
         loop {
-            let Session { since, mut registry, .. } = self.last(Handle::current().id())?;
+            let mut registry = self.last(Handle::current().id())?.registry;
             registry.session().set_deadline(deadline);
-            // The guard costs more than all else here, and a session of a lease goes without it for longer.
-            let guarded = since.elapsed() > TRUST;
-            let fit = tokio::time::timeout(PATIENCE, registry.start_over(guarded));
+            let fit = tokio::time::timeout(PATIENCE, registry.start_over());
             if let Ok(Ok(true)) = fit.await {
                 return Some(registry);
             }
