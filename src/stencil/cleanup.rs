@@ -428,11 +428,11 @@ impl Stencil {
         fingerprint: &Fingerprint,
         announced: bool,
     ) -> Result<usize> {
+        // A failed check is no reason to create no warm clones.
+        let _ = template::look_again(registry, context).await;
         if self.config.clone.warm == 0 || self.is_background_off() {
             return Ok(0);
         }
-        // A failed check is no reason to create no warm clones.
-        let _ = template::look_again(registry, context).await;
         lease::fill(registry, context, fingerprint, announced).await
     }
 

@@ -1,4 +1,5 @@
-//! The packages of `examples/packages`, built, installed and used.
+//! The packages of `examples/packages`, built, installed and used. Not by CI, since that takes another build of
+//! everything.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,8 +8,8 @@ use crate::support::{Project, server};
 
 #[test]
 fn packages_are_built_installed_and_used() {
-    if std::env::var_os("PGSTENCIL_TEST_PRESETS").is_none() {
-        eprintln!("SKIPPED, since PGSTENCIL_TEST_PRESETS is not set: no package was built and installed");
+    if std::env::var_os("PGSTENCIL_TEST_PACKAGES").is_none() {
+        eprintln!("SKIPPED, since PGSTENCIL_TEST_PACKAGES is not set: no package was built and installed");
         return;
     }
     let project = Project::new(server());
@@ -20,6 +21,8 @@ fn packages_are_built_installed_and_used() {
         .env("PGSTENCIL_STATE_DIR", project.state_dir())
         .env("PACKAGES_REGISTRY", project.registry())
         .env("PACKAGES_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages"))
+        // The binary that other tests start must stay.
+        .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("packages-target"))
         // A release build takes minutes.
         .env("PACKAGES_PROFILE", "dev")
         .env("PACKAGES_MUSL", "no")

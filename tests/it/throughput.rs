@@ -95,6 +95,8 @@ async fn a_clone_that_cannot_be_dropped_keeps_no_other_from_it() {
         assert!(there(&oid));
     }
     visitor.close().await.unwrap();
+    let visits = format!("select count(*) from pg_stat_activity where datid = {oid}");
+    assert!(eventually(PATIENCE, || server().psql("postgres", &visits) == "0"));
     stencil.close().await;
     assert!(eventually(PATIENCE, || !there(&oid)));
 }
