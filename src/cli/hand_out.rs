@@ -167,6 +167,8 @@ impl Counter {
                 };
                 let clone = Some(handed_out(&stencil, &mut leases).await?);
                 let sent = asked.answer(&json(&Reply { warnings, clone })?).await;
+                // If this process is killed now, the command may have printed the URL, and confirms the lease by itself.
+                leases.lapse();
                 let handed = Handed { leases, instructions, lines: self.lines.clone() };
                 match tokio::time::timeout(PRINTED, asked.is_heard()).await {
                     Ok(heard) => handed.end(asked, sent && heard).await,
@@ -216,8 +218,9 @@ impl Handed {
         let fingerprint = self.leases.provenance.fingerprint;
         match heard {
             true => {
-                self.leases.confirm().await?;
-                asked.done().await;
+                if self.leases.confirm().await.is_ok() {
+                    asked.done().await;
+                }
                 self.leases.leave_session().await?;
             }
             false => {

@@ -228,6 +228,12 @@ impl Leases {
         }
     }
 
+    /// If this value is dropped from now on, clones that were not confirmed are left to the cleanups, which drop them
+    /// `orphan_grace` after the session has ended.
+    pub(crate) fn lapse(&mut self) {
+        self.ending = Ending::Stay;
+    }
+
     /// Keeps the clones until their leases expire, and the session for the next request.
     ///
     /// # Errors

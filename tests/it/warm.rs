@@ -559,25 +559,30 @@ fn a_template_that_is_used_once_gets_none() {
     wait_for_warm(&project, 1);
 }
 
-/// Copies by file have what the template has; others are opened once to get it.
+/// Copies by file have what the template has; others are opened once to get it. An autovacuum of the catalogs removes the
+/// file again, so one of several attempts has to find it.
 #[test]
 fn the_first_connection_finds_the_relation_cache() {
     for (strategy, sessions) in [("file_copy", "0"), ("wal_log", "1")] {
-        let project = project(server(), &format!("warm = 1\nstrategy = \"{strategy}\""));
-        ensure(&project);
-        wait_for_warm(&project, 1);
-        let oid = oids(&project).into_iter().next().unwrap();
-        let sql = format!(
-            "select size > 0 from pg_stat_file('base/{oid}/pg_internal.init', true) where size is not null"
-        );
-        assert_eq!(project.server().psql("postgres", &sql), "t", "{strategy}");
-        // Counted since 14; STRATEGY exists since 15.
-        if project.server().version_major() >= 15 {
-            let sql = format!("select sessions from pg_stat_database where datid = {oid}");
-            assert!(
-                eventually(PATIENCE, || project.server().psql("postgres", &sql) == sessions),
-                "{strategy}"
+        let found = || {
+            let project = project(server(), &format!("warm = 1\nstrategy = \"{strategy}\""));
+            ensure(&project);
+            wait_for_warm(&project, 1);
+            let oid = oids(&project).into_iter().next().unwrap();
+            let sql = format!(
+                "select size > 0 from pg_stat_file('base/{oid}/pg_internal.init', true) where size is not null"
             );
-        }
+            let found = project.server().psql("postgres", &sql) == "t";
+            // Counted since 14; STRATEGY exists since 15.
+            if project.server().version_major() >= 15 {
+                let sql = format!("select sessions from pg_stat_database where datid = {oid}");
+                assert!(
+                    eventually(PATIENCE, || project.server().psql("postgres", &sql) == sessions),
+                    "{strategy}"
+                );
+            }
+            found
+        };
+        assert!((0..4).any(|_| found()), "{strategy}");
     }
 }
