@@ -104,8 +104,8 @@ pub(super) fn give(address: &str, line: &str) -> bool {
     give().unwrap_or(false)
 }
 
-/// Answer to a question. Whoever answered it waits for [`Answer::heard`]; if that never comes, what was done for the
-/// question is undone.
+/// Answer to a question. The process that answers waits for [`Answer::heard`]; if it never comes, the process undoes
+/// what it did for the question.
 pub(super) struct Answer {
     /// The line that came.
     pub(super) line: String,

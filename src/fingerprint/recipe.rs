@@ -57,6 +57,38 @@ pub struct Recipe {
     pub server: ServerTraits,
 }
 
+#[cfg(test)]
+impl Recipe {
+    /// Returns a recipe for tests, with these migrations, sorted, and nothing else that could differ.
+    pub(crate) fn of_migrations(mut migrations: Vec<FileInput>) -> Self {
+        migrations.sort_by(|a, b| a.path.cmp(&b.path));
+        Recipe {
+            format: Recipe::FORMAT,
+            migrations,
+            rerun_inputs: vec![],
+            inputs: vec![],
+            companions: vec![],
+            order: Order::Directory,
+            lines: vec![],
+            env: vec![],
+            mapping: vec![],
+            build_env: vec![],
+            build: "migrate".into(),
+            key: None,
+            databases: vec!["app".into()],
+            from: empty_database(),
+            server: ServerTraits {
+                major: 17,
+                encoding: "UTF8".into(),
+                provider: "libc".into(),
+                collate: "C".into(),
+                ctype: "C".into(),
+                locale: None,
+            },
+        }
+    }
+}
+
 pub(super) fn empty_database() -> String {
     EMPTY_DATABASE.to_owned()
 }

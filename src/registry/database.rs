@@ -8,7 +8,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
 
 use crate::error::{Error, Result};
-use crate::names::Mark;
+use crate::names::{self, Mark};
 use crate::pg::obstacle::{self, Obstacle};
 use crate::pg::replay::Replay;
 use crate::pg::sql::Statement;
@@ -216,6 +216,14 @@ pub(crate) struct NewDatabase {
     pub(crate) private_name: String,
     /// Name that it gets when it is ready.
     pub(crate) name: String,
+}
+
+impl NewDatabase {
+    /// Returns a database that keeps its private name, since it is never handed out.
+    pub(crate) fn private(alias: &str) -> Self {
+        let private_name = names::private_name();
+        NewDatabase { alias: alias.to_owned(), name: private_name.clone(), private_name }
+    }
 }
 
 /// Query for the [`DatabaseRow`]s of a template or a clone, in the order of the definition.

@@ -338,7 +338,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::fingerprint::ServerTraits;
 
     fn recipe(files: &[(&str, &str)]) -> Recipe {
         let file = |(path, text): &(&str, &str)| FileInput {
@@ -347,32 +346,7 @@ mod tests {
             bytes: text.len() as u64,
             normal: None,
         };
-        let mut migrations: Vec<_> = files.iter().map(file).collect();
-        migrations.sort_by(|a, b| a.path.cmp(&b.path));
-        Recipe {
-            format: Recipe::FORMAT,
-            migrations,
-            rerun_inputs: vec![],
-            inputs: vec![],
-            companions: vec![],
-            order: Order::Directory,
-            lines: vec![],
-            env: vec![],
-            mapping: vec![],
-            build_env: vec![],
-            build: "migrate".into(),
-            key: None,
-            databases: vec!["app".into()],
-            from: "template0".into(),
-            server: ServerTraits {
-                major: 17,
-                encoding: "UTF8".into(),
-                provider: "libc".into(),
-                collate: "C".into(),
-                ctype: "C".into(),
-                locale: None,
-            },
-        }
+        Recipe::of_migrations(files.iter().map(file).collect())
     }
 
     fn fits(base: &[(&str, &str)], new: &[(&str, &str)]) -> bool {

@@ -25,7 +25,7 @@ impl Folder {
         Folder { root: Arc::new(root), owned }
     }
 
-    /// Runs work that may block, even forever if a network file system is gone, on a thread that nobody has to wait
+    /// Runs work that may block, even forever if a network file system is gone, on a thread that no caller has to wait
     /// for.
     fn blocking<T: Send + 'static>(
         &self,

@@ -243,13 +243,24 @@ impl Stencil {
     /// Runs work whose failures are left to the next cleanup, in a session if there is a registry.
     async fn in_session(&self, work: impl AsyncFnOnce(&mut Registry) -> Result<()>) {
         let deadline = Deadline::new(Some(Duration::from_secs(10)), Default::default());
-        let Ok(Some(mut registry)) = self.open_existing(&deadline).await else {
-            return;
+        let _ = self.with_session(&deadline, work).await;
+    }
+
+    /// Runs work in a session, which is left for the next request unless the work fails. `None`: there is no registry.
+    async fn with_session<T>(
+        &self,
+        deadline: &Deadline,
+        work: impl AsyncFnOnce(&mut Registry) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let Some(mut registry) = self.open_existing(deadline).await? else {
+            return Ok(None);
         };
-        match work(&mut registry).await {
-            Ok(()) => self.idle.put(registry),
+        let done = work(&mut registry).await;
+        match done {
+            Ok(_) => self.idle.put(registry),
             Err(_) => registry.close().await,
         }
+        done.map(Some)
     }
 
     /// Runs the `before_release` commands that are owed for clones that are gone.
@@ -372,23 +383,15 @@ impl Stencil {
         deadline: &Deadline,
     ) -> Result<usize> {
         let context = self.context(self.definition(Some(definition))?, deadline, &|_| {}, false);
-        let Some(mut registry) = self.open_existing(deadline).await? else {
-            return Ok(0);
-        };
-        let made = async {
+        let made = self.with_session(deadline, async |registry| {
             for millis in hits_ms {
                 let took = Duration::from_millis(*millis);
                 registry.note(&context.occurrence(fingerprint, Happened::Hit, took)).await?;
             }
             registry.note_settings(&self.settings()).await?;
-            self.fill_in(&mut registry, &context, fingerprint, announced).await
-        }
-        .await;
-        match made {
-            Ok(_) => self.idle.put(registry),
-            Err(_) => registry.close().await,
-        }
-        made
+            self.fill_in(registry, &context, fingerprint, announced).await
+        });
+        Ok(made.await?.unwrap_or_default())
     }
 
     /// Records a request of another process as [`Stencil::note_request`] does, and creates the warm clones that it
@@ -404,21 +407,13 @@ impl Stencil {
         deadline: &Deadline,
     ) -> Result<usize> {
         let context = self.context(self.definition(Some(definition))?, deadline, &|_| {}, false);
-        let Some(mut registry) = self.open_existing(deadline).await? else {
-            return Ok(0);
-        };
-        let made = async {
-            match self.note_request(&mut registry, definition, fingerprint, demand).await?.fill {
-                true => self.fill_in(&mut registry, &context, fingerprint, demand.announced).await,
+        let made = self.with_session(deadline, async |registry| {
+            match self.note_request(registry, definition, fingerprint, demand).await?.fill {
+                true => self.fill_in(registry, &context, fingerprint, demand.announced).await,
                 false => Ok(0),
             }
-        }
-        .await;
-        match made {
-            Ok(_) => self.idle.put(registry),
-            Err(_) => registry.close().await,
-        }
-        made
+        });
+        Ok(made.await?.unwrap_or_default())
     }
 
     async fn fill_in(

@@ -181,14 +181,7 @@ pub(super) async fn recorded_in(
 
 /// Registers further databases of a build, one for each of the template's.
 async fn new_rows(registry: &mut Registry, owner: &Owner, template: &Template) -> Result<Vec<DatabaseRow>> {
-    let new: Vec<NewDatabase> = template
-        .databases()
-        .iter()
-        .map(|d| {
-            let private_name = names::private_name();
-            NewDatabase { alias: d.alias.clone(), name: private_name.clone(), private_name }
-        })
-        .collect();
+    let new: Vec<NewDatabase> = template.databases().iter().map(|d| NewDatabase::private(&d.alias)).collect();
     let all = registry.insert_databases(owner, &new).await?;
     Ok(all.into_iter().filter(|row| new.iter().any(|n| n.private_name == row.private_name)).collect())
 }

@@ -243,7 +243,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::fingerprint::{FileInput, ServerTraits};
+    use crate::fingerprint::FileInput;
     use crate::names::Fingerprint;
     use crate::quantity::Seconds;
     use crate::registry::TemplateState;
@@ -255,30 +255,7 @@ mod tests {
             bytes: 1,
             normal: None,
         };
-        Recipe {
-            format: Recipe::FORMAT,
-            migrations: migrations.iter().map(file).collect(),
-            rerun_inputs: vec![],
-            inputs: vec![],
-            companions: vec![],
-            order: crate::config::Order::Directory,
-            lines: vec![],
-            env: vec![],
-            mapping: vec![],
-            build_env: vec![],
-            build: "migrate".into(),
-            key: None,
-            databases: vec!["app".into()],
-            from: "template0".into(),
-            server: ServerTraits {
-                major: 17,
-                encoding: "UTF8".into(),
-                provider: "libc".into(),
-                collate: "C".into(),
-                ctype: "C".into(),
-                locale: None,
-            },
-        }
+        Recipe::of_migrations(migrations.iter().map(file).collect())
     }
 
     fn row(id: i64, last_used_at: &str) -> TemplateRow {

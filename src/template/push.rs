@@ -12,7 +12,6 @@ use crate::context::Context;
 use crate::database::drop;
 use crate::error::{Error, Result};
 use crate::fingerprint::Recipe;
-use crate::names;
 use crate::pg::session::OpenError;
 use crate::pg::{Doing as _, Session, sql};
 use crate::registry::database::{NewDatabase, Owner};
@@ -142,14 +141,8 @@ async fn dump(
         .insert_template(project, &definition.name, permit.recipe(), context.holder, extend, None)
         .await?;
     let done = async {
-        let new: Vec<NewDatabase> = template
-            .databases()
-            .iter()
-            .map(|d| {
-                let private_name = names::private_name();
-                NewDatabase { alias: d.alias.clone(), name: private_name.clone(), private_name }
-            })
-            .collect();
+        let new: Vec<NewDatabase> =
+            template.databases().iter().map(|d| NewDatabase::private(&d.alias)).collect();
         let mut rows = registry.insert_databases(&Owner::Template(id), &new).await?;
         let words = format!("pgstencil dumps {} of {} here", definition.name, context.project);
         build::copy_base(registry, context, id, &mut rows, template, &words).await?;

@@ -346,31 +346,31 @@ fn a_cleanup_that_is_cut_off_leaves_a_clone_to_the_next_one() {
     contents(&project, "");
     Pgstencil::new(&project).arg("ensure").success();
     let proxy = Proxy::new(server());
-    let direct = project.server_url().to_owned();
-    let relayed = proxy.url(server());
-    let place = relayed.rsplit('@').next().unwrap().split('/').next().unwrap().to_owned();
-    let (before, after) = direct.split_once('@').unwrap();
-    let path = after.split_once('/').unwrap().1;
-    project.connect_to(format!("{before}@{place}/{path}"));
+    project.connect_to(proxy.relayed(server(), project.server_url()));
     let name = |url: &str| url.rsplit('/').next().unwrap().split('?').next().unwrap().to_owned();
     for at in (4..=40).step_by(3) {
         let clone = Pgstencil::new(&project).arg("clone").success();
         let clone = name(clone.stdout.trim());
-        proxy.plan(at, if at % 2 == 0 { Fault::CutBefore } else { Fault::CutAfter });
-        Pgstencil::new(&project).args(["release", &clone]).run();
-        let fits = || {
-            let released = "select count(*) from pgstencil.clone where state = 'released'";
-            registry(&project, released) == "0"
-        };
-        eventually(std::time::Duration::from_secs(3), fits);
-        proxy.heal();
-        Pgstencil::new(&project).arg("evict").success();
-        assert!(eventually(PATIENCE, fits), "{at}");
-        let wrong = "select count(*) from pgstencil.clone c join pgstencil.database d on d.clone_id = c.id \
-             left join pg_database p on p.oid = d.oid \
-             where c.state = 'warm' and (p.oid is null or p.datallowconn or p.datname <> d.private_name)";
-        assert_eq!(registry(&project, wrong), "0", "{at}");
+        release_cut_off(&project, &proxy, &clone, at);
     }
+}
+
+/// Releases a clone while the relay breaks off at one of the questions, and cleans up. No clone is half recycled then.
+pub(crate) fn release_cut_off(project: &Project<'_>, proxy: &Proxy, clone: &str, at: usize) {
+    proxy.plan(at, if at.is_multiple_of(2) { Fault::CutBefore } else { Fault::CutAfter });
+    Pgstencil::new(project).args(["release", clone]).run();
+    let fits = || {
+        let released = "select count(*) from pgstencil.clone where state = 'released'";
+        registry(project, released) == "0"
+    };
+    eventually(std::time::Duration::from_secs(3), fits);
+    proxy.heal();
+    Pgstencil::new(project).arg("evict").success();
+    assert!(eventually(PATIENCE, fits), "{at}");
+    let wrong = "select count(*) from pgstencil.clone c join pgstencil.database d on d.clone_id = c.id \
+         left join pg_database p on p.oid = d.oid \
+         where c.state = 'warm' and (p.oid is null or p.datallowconn or p.datname <> d.private_name)";
+    assert_eq!(registry(project, wrong), "0", "{at}");
 }
 
 /// Random reads and writes, from a seed; none may be seen by the next holder. PGSTENCIL_TEST_HANDOUTS sets their number.

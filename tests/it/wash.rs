@@ -8,10 +8,10 @@ use pgstencil::internals::{Deadline, Defaults, Endpoint, Session};
 use pgstencil::{ServerUrl, Stencil};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
-use crate::recycle::{READS, Shelf, open, proves, run};
+use crate::recycle::{READS, Shelf, open, proves, release_cut_off, run};
 use crate::support::extension::registry;
 use crate::support::server::{PATIENCE, TestServer};
-use crate::support::{Fault, Pgstencil, Project, Proxy, Role, eventually, random_id, server};
+use crate::support::{Pgstencil, Project, Proxy, Role, eventually, random_id, server};
 
 const CONTENTS: &str = include_str!("wash.sql");
 const WASH: &str = "recycle = \"wash\"\n";
@@ -466,12 +466,7 @@ async fn a_cleanup_that_is_cut_off_hands_out_nothing_half_washed() {
     Pgstencil::new(&project).arg("ensure").success();
     let template = template_of(&project).await;
     let proxy = Proxy::new(server());
-    let direct = project.server_url().to_owned();
-    let relayed = proxy.url(server());
-    let place = relayed.rsplit('@').next().unwrap().split('/').next().unwrap().to_owned();
-    let (before, after) = direct.split_once('@').unwrap();
-    let path = after.split_once('/').unwrap().1;
-    project.connect_to(format!("{before}@{place}/{path}"));
+    project.connect_to(proxy.relayed(server(), project.server_url()));
     for at in (3..=45).step_by(3) {
         let name = name_of(Pgstencil::new(&project).arg("clone").success().stdout.trim());
         let mut session = role.options(&name).connect().await.unwrap();
@@ -483,18 +478,7 @@ async fn a_cleanup_that_is_cut_off_hands_out_nothing_half_washed() {
         )
         .await;
         session.close().await.unwrap();
-        proxy.plan(at, if at % 2 == 0 { Fault::CutBefore } else { Fault::CutAfter });
-        Pgstencil::new(&project).args(["release", &name]).run();
-        let fits =
-            || registry(&project, "select count(*) from pgstencil.clone where state = 'released'") == "0";
-        eventually(std::time::Duration::from_secs(3), fits);
-        proxy.heal();
-        Pgstencil::new(&project).arg("evict").success();
-        assert!(eventually(PATIENCE, fits), "{at}");
-        let wrong = "select count(*) from pgstencil.clone c join pgstencil.database d on d.clone_id = c.id \
-             left join pg_database p on p.oid = d.oid \
-             where c.state = 'warm' and (p.oid is null or p.datallowconn or p.datname <> d.private_name)";
-        assert_eq!(registry(&project, wrong), "0", "{at}");
+        release_cut_off(&project, &proxy, &name, at);
     }
 }
 

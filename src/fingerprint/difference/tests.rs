@@ -8,8 +8,6 @@ use crate::fingerprint::{Append, Obstacle, extension};
 /// Returns a recipe with these migrations, whose content is their path.
 pub(in crate::fingerprint) fn recipe(migrations: &[&str]) -> Recipe {
     Recipe {
-        format: Recipe::FORMAT,
-        migrations: files(migrations),
         rerun_inputs: files(&["requirements.lock"]),
         inputs: files(&["seeds/a.sql"]),
         lines: vec![LinesInput {
@@ -20,22 +18,11 @@ pub(in crate::fingerprint) fn recipe(migrations: &[&str]) -> Recipe {
             text: vec!["django==5.2".into()],
         }],
         companions: files(&["sql/view.sql"]),
-        order: Order::Directory,
         env: vec![variable("SECRET")],
         mapping: vec![variable("DB_NAME")],
         build_env: vec![variable("SETTINGS")],
         build: "make migrate".into(),
-        key: None,
-        databases: vec!["app".into()],
-        from: "template0".into(),
-        server: ServerTraits {
-            major: 17,
-            encoding: "UTF8".into(),
-            provider: "libc".into(),
-            collate: "C".into(),
-            ctype: "C".into(),
-            locale: None,
-        },
+        ..Recipe::of_migrations(files(migrations))
     }
 }
 

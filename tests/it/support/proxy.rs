@@ -122,8 +122,12 @@ impl Proxy {
 
     /// The same URL by way of the relay.
     pub(crate) fn url(&self, server: &TestServer) -> String {
+        self.relayed(server, &server.url("postgres"))
+    }
+
+    /// A URL of the server, such as that of a role, by way of the relay.
+    pub(crate) fn relayed(&self, server: &TestServer, url: &str) -> String {
         let direct = format!("{}:{}", server.host(), server.port());
-        let url = server.url("postgres");
         assert!(url.contains(&direct), "{url}");
         url.replace(&direct, &format!("127.0.0.1:{}", self.port))
     }
