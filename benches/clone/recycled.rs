@@ -62,12 +62,12 @@ pub(crate) fn measure(place: &Place, rounds: usize) {
                     let measured = |took: Duration, cpu: f64| {
                         (took.as_secs_f64() * 1e3 / DATABASES as f64, cpu / DATABASES as f64)
                     };
-                    let cpu = cpu_of(server);
+                    let cpu = settled(server);
                     let took = runtime.block_on(raw_loop(place, &template, clients, sql));
-                    let of_raw = measured(took, cpu_of(server) - cpu);
-                    let cpu = cpu_of(server);
+                    let of_raw = measured(took, settled(server) - cpu);
+                    let cpu = settled(server);
                     let took = runtime.block_on(our_loop(place, &stencil, clients, sql));
-                    let of_ours = measured(took, cpu_of(server) - cpu);
+                    let of_ours = measured(took, settled(server) - cpu);
                     if repeat > 0 {
                         raw.push(of_raw);
                         ours.push(of_ours);
@@ -110,6 +110,12 @@ pub(crate) fn measure(place: &Place, rounds: usize) {
         load(),
         markdown(&head.map(str::to_owned), &rows)
     );
+}
+
+/// Processor time of the server when the sessions that were closed have ended.
+fn settled(server: u32) -> f64 {
+    std::thread::sleep(Duration::from_millis(300));
+    cpu_of(server)
 }
 
 async fn use_it(place: &Place, database: &str, sql: &'static str) {

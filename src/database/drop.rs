@@ -18,6 +18,9 @@ use crate::pg::{Deadline, Doing as _, Session, SqlState, catalog, cause, is_conn
 use crate::registry::database::{self, Estranged, Owner, not_dropped};
 use crate::registry::{DatabaseRow, DatabaseState, Registry, TemplateRow, TemplateState};
 
+/// Time for the sessions of a database to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Result of the drop of one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Dropped {
@@ -101,7 +104,8 @@ pub(crate) async fn set_door(session: &mut Session, found: &Database, open: bool
 }
 
 /// Withdraws a database from use: closes it to connections, ends its sessions, and gives it its private name, which
-/// Postgres does only while no session is in it. Returns why that is not possible now, if it is not.
+/// Postgres does only while no session is in it. Returns why that is not possible now, if it is not. `patience`: time for
+/// the sessions to end.
 ///
 /// # Errors
 /// The driver's.
@@ -109,6 +113,7 @@ pub(crate) async fn withdraw(
     session: &mut Session,
     row: &DatabaseRow,
     found: &Database,
+    patience: Duration,
 ) -> Result<Option<String>> {
     let moved = || Ok(Some("another session is changing it".into()));
     if !found.invalid {
@@ -121,9 +126,7 @@ pub(crate) async fn withdraw(
             return moved();
         }
         catalog::end_sessions(session, found.oid).await?;
-        let left =
-            catalog::wait_until_empty(session, found.oid, Duration::from_secs(5), &Deadline::default())
-                .await?;
+        let left = catalog::wait_until_empty(session, found.oid, patience, &Deadline::default()).await?;
         if let Some(visitor) = left.first() {
             return Ok(Some(format!("it is in use by {}", visitor.describe())));
         }
@@ -136,6 +139,40 @@ pub(crate) async fn withdraw(
         }
     }
     Ok(None)
+}
+
+/// Withdraws the database of a released clone from use, as [`withdraw`] does, and ends its sessions; at once if it has
+/// none. Returns it as it was; `None` if that is not possible now, or it is not the clone's any more.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn withdraw_released(
+    session: &mut Session,
+    row: &DatabaseRow,
+    patience: Duration,
+) -> Result<Option<Database>> {
+    let (found, visited) = look(session, row).await?;
+    let whole = |found: &Database| row.is(found) && !found.is_template && !found.invalid;
+    let Some(found) = found.into_iter().find(whole) else {
+        return Ok(None);
+    };
+    if !visited {
+        let mut message = Vec::new();
+        if found.name != row.private_name {
+            message.push(sql::rename_database(&found.name, &row.private_name));
+        }
+        message.push(sql::allow_connections(&row.private_name, false));
+        message.push(catalog::must_stand(&row.private_name, found.oid));
+        let done = session.send_all(&message).await;
+        match done.doing(|| format!("withdraw database `{}`", found.name)) {
+            Ok(_) => return Ok(Some(found)),
+            Err(error) if is_connection_loss(&error) => return Err(error),
+            // A session has connected.
+            Err(_) => {}
+        }
+    }
+    let stays = withdraw(session, row, &found, patience).await?;
+    Ok(stays.is_none().then_some(found))
 }
 
 /// Marks a database as template again. `false`: it has changed its name.
@@ -170,7 +207,7 @@ async fn drop_database(registry: &mut Registry, row: &DatabaseRow) -> Result<Dro
     if visited || !withdraw_at_once(registry.session(), row, found).await? {
         registry.mark_dropping(row, found.oid).await?;
         let session = registry.session();
-        if let Some(why) = withdraw(session, row, found).await? {
+        if let Some(why) = withdraw(session, row, found, PATIENCE).await? {
             return Ok(Dropped::Later(why));
         }
         session.make_uninterruptible().await.doing(|| "prepare a drop".into())?;

@@ -33,9 +33,9 @@ pub(crate) async fn alone<T>(
     };
     let done = async {
         let own = catalog::backend(&mut visitor).await?;
-        let others = catalog::visitors(registry.session(), oid).await?;
+        let others = catalog::visiting(registry.session(), oid).await?;
         // Another session used the opening, so a later one may have, too.
-        match others.iter().any(|other| other.pid != own) {
+        match others.iter().any(|other| *other != own) {
             true => Ok(None),
             false => Ok(Some(work(registry, &mut visitor).await?)),
         }

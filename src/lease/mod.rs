@@ -26,7 +26,7 @@ pub(crate) use self::fill::{fill, lacks};
 pub(crate) use self::hook::{BOUND, before_release};
 pub(crate) use self::taken::{KEEP, drop_unneeded};
 pub(crate) use self::taken::{check_name, of_another, taken};
-pub(crate) use self::warm::{Look, claim};
+pub(crate) use self::warm::{Look, claim, claim_released};
 
 use crate::context::Context;
 use crate::error::Result;

@@ -1,14 +1,18 @@
 //! Leases of warm clones: claimed in one statement, named and opened in one message.
 
+use std::time::{Duration, Instant};
+
 use super::{Batch, ClonedSet, give_up, give_up_after, hook, taken};
 use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::names::Fingerprint;
+use crate::pg::lock::LockKey;
 use crate::pg::sql::Statement;
-use crate::pg::{catalog, is_connection_loss};
+use crate::pg::{Doing as _, catalog, is_connection_loss};
 use crate::quantity::Millis;
 use crate::registry::Registry;
 use crate::registry::warm::{ClaimedRow, Wish};
+use crate::retention::recycle::{self, ForCaller};
 use crate::template::{self, Extends, Provenance, Provisional};
 use crate::variables::{NamedDatabase, Outcome};
 
@@ -86,6 +90,45 @@ pub(crate) async fn claim(
             Ok(None)
         }
     }
+}
+
+/// Time for which a request waits until other sessions have made released clones warm again: about that of a copy.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Adds clones of the template with this fingerprint that were released and can become warm again at once, as long as
+/// there are some and the batch lacks clones: that costs less than a copy, and nothing has to be dropped.
+///
+/// # Errors
+/// As [`claim`].
+pub(crate) async fn claim_released(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    fingerprint: &Fingerprint,
+    batch: &mut Batch<'_>,
+) -> Result<Option<Provenance>> {
+    let mut provenance = None;
+    let until = Instant::now() + PATIENCE;
+    while hook::is_recycled(context) && !batch.is_full() {
+        match recycle::for_caller(registry, context, fingerprint).await? {
+            ForCaller::Again(again) => {
+                let claimed = claim(registry, context, fingerprint, batch, Look::None).await;
+                let unlocked = registry.session().unlock(LockKey::clone(&again.id)).await;
+                // The registry alone does not show that it is fit.
+                let Some(claimed) = claimed? else {
+                    break;
+                };
+                unlocked.doing(|| "unlock a clone".into())?;
+                provenance = Some(claimed);
+            }
+            ForCaller::Others if Instant::now() < until => {
+                context.deadline.pause(Duration::from_millis(5), "a clone").await?;
+                let claimed = claim(registry, context, fingerprint, batch, Look::None).await?;
+                provenance = claimed.or(provenance);
+            }
+            ForCaller::Others | ForCaller::None => break,
+        }
+    }
+    Ok(provenance)
 }
 
 /// Reason why claimed clones were not published.

@@ -224,6 +224,21 @@ pub(crate) async fn visitors(session: &mut Session, oid: Oid) -> Result<Vec<Visi
     session.rows(sql::fill(VISITORS, &[&oid])).await.doing(|| "list the sessions of a database".into())
 }
 
+/// The process ids of [`VISITORS`]; cheaper to plan.
+const VISITING: &str = "SELECT a.pid FROM pg_stat_get_activity(NULL) a \
+     WHERE a.datid = $1 AND a.pid <> pg_backend_pid() AND a.usesysid IS NOT NULL \
+     UNION ALL SELECT 0 FROM pg_prepared_xact() x WHERE x.dbid = $1";
+
+/// Returns the process ids of [`visitors`]; 0 stands for a prepared transaction.
+///
+/// # Errors
+/// Errors of the driver.
+pub(crate) async fn visiting(session: &mut Session, oid: Oid) -> Result<Vec<i32>> {
+    let doing = || "see who is in a database".to_owned();
+    let query = session.planned("pgstencil_visiting", VISITING, &[&oid]).await.doing(doing)?;
+    session.scalars(query).await.doing(doing)
+}
+
 /// As [`VISITORS`], and cheaper to plan.
 const IS_VISITED: &str = "SELECT EXISTS (SELECT FROM pg_stat_get_activity(NULL) a \
      WHERE a.datid = $1 AND a.pid <> pg_backend_pid() AND a.usesysid IS NOT NULL) \
@@ -302,7 +317,16 @@ pub(crate) async fn wait_until_empty(
     patience: Duration,
     deadline: &Deadline,
 ) -> Result<Vec<Visitor>> {
-    clear(session, oid, patience, deadline, |_| Care::Wait).await
+    let started = std::time::Instant::now();
+    let mut step = Duration::from_millis(1);
+    while !visiting(session, oid).await?.is_empty() {
+        if started.elapsed() >= patience {
+            return visitors(session, oid).await;
+        }
+        deadline.pause(step, "sessions to end").await?;
+        step = (step * 2).min(Duration::from_millis(50));
+    }
+    Ok(Vec::new())
 }
 
 /// Treatment of a session in a database.
@@ -332,6 +356,9 @@ pub(crate) async fn clear(
     let mut step = Duration::from_millis(1);
     let mut asked = std::collections::HashSet::new();
     loop {
+        if visiting(session, oid).await?.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut left = visitors(session, oid).await?;
         left.retain(|visitor| care(visitor) != Care::Ignore);
         if left.is_empty() || started.elapsed() >= patience {
@@ -354,8 +381,8 @@ pub(crate) async fn clear(
 /// # Errors
 /// Errors of the driver; sessions that may not be ended remain.
 pub(crate) async fn end_sessions(session: &mut Session, oid: Oid) -> Result<()> {
-    for visitor in visitors(session, oid).await? {
-        end_session(session, visitor.pid).await?;
+    for pid in visiting(session, oid).await? {
+        end_session(session, pid).await?;
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Messages of one or more statements, and the answers to them: each is one round trip.
 //!
 //! Prepared statements would take two round trips for each statement, and nearly all of pgstencil's run once in
-//! a session (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SIMPLE-QUERY>). The
+//! a session (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SIMPLE-QUERY>). For the others
+//! there is [`Session::planned`]. The
 //! text of a message is not traced: [`super::sql::fill`] has written values into it.
 
 use futures_util::TryStreamExt as _;

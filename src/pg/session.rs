@@ -4,6 +4,7 @@
 //! creates and drops. Dropping a future while a statement runs leaves the session blocked until the statement
 //! ends, so statements are bounded by `statement_timeout`, not by dropping.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::bound::{self, Delay, FLOOR, Patience};
 use super::lock::LockKey;
 use super::message::{Answer, answers};
-use super::sql::{self, Part, Statement};
+use super::sql::{self, Literal, Part, Statement};
 use super::sqlstate::SqlState;
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
@@ -117,6 +118,10 @@ pub struct Session {
     granted: Duration,
     /// Whether an answer was abandoned, so that the next one could be that of another statement.
     lost: bool,
+    /// Whether it serves its second request, and so probably more.
+    again: bool,
+    /// Names of the statements that the server keeps for it.
+    prepared: HashSet<&'static str>,
 }
 
 impl std::fmt::Debug for Session {
@@ -141,6 +146,8 @@ impl Session {
             patience: Patience::Short,
             granted: server_timeout(deadline, Patience::Long),
             lost: false,
+            again: false,
+            prepared: HashSet::new(),
         }
     }
 
@@ -215,6 +222,59 @@ impl Session {
             }
             other => other,
         }
+    }
+
+    /// From now on [`Session::planned`] has the server keep statements.
+    pub(crate) fn serve_again(&mut self) {
+        self.again = true;
+    }
+
+    /// Returns a statement with these values, as [`sql::fill`] does. To plan one that reads many tables takes longer than
+    /// to run it, so in a session that serves many requests the server plans it once, for all values. `name`: of this
+    /// text alone.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) async fn planned(
+        &mut self,
+        name: &'static str,
+        text: &'static str,
+        values: &[&dyn Literal],
+    ) -> std::result::Result<Statement, sqlx::Error> {
+        match self.again {
+            false => Ok(sql::fill(text, values)),
+            true => self.plan(name, text, values).await,
+        }
+    }
+
+    /// Returns a statement without values, as [`Session::planned`] does.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) async fn planned_as_it_is(
+        &mut self,
+        name: &'static str,
+        statement: &Statement,
+    ) -> std::result::Result<Statement, sqlx::Error> {
+        match self.again {
+            false => Ok(statement.clone()),
+            true => self.plan(name, statement.text(), &[]).await,
+        }
+    }
+
+    async fn plan(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        values: &[&dyn Literal],
+    ) -> std::result::Result<Statement, sqlx::Error> {
+        if !self.prepared.contains(name) {
+            let once = sql::text("SELECT set_config('plan_cache_mode', 'force_generic_plan', false)");
+            // An error in a message does not revert it, so it is the last statement of its own.
+            self.exchange(sql::together(&[once, sql::prepare(name, text)])).await?;
+            self.prepared.insert(name);
+        }
+        Ok(sql::run_prepared(name, values))
     }
 
     /// Sends statements as one message, preceded by their time limits on the server's side where those have changed.

@@ -235,6 +235,20 @@ pub(crate) fn fill(text: &'static str, values: &[&dyn Literal]) -> Statement {
     Statement(filled)
 }
 
+/// Returns the statement that has the server keep another one under a name, with places for values.
+pub(super) fn prepare(name: &'static str, text: &str) -> Statement {
+    Statement(format!("PREPARE {name} AS {text}"))
+}
+
+/// Returns the statement that runs one of [`prepare`] with these values.
+pub(super) fn run_prepared(name: &'static str, values: &[&dyn Literal]) -> Statement {
+    let values: Vec<String> = values.iter().map(|value| value.literal()).collect();
+    match values.as_slice() {
+        [] => Statement(format!("EXECUTE {name}")),
+        values => Statement(format!("EXECUTE {name}({})", values.join(", "))),
+    }
+}
+
 /// Returns the numbers that represent values in a text.
 fn numbers(text: &str) -> impl Iterator<Item = usize> {
     let digits = |part: &str| part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());

@@ -356,10 +356,12 @@ impl Registry {
         let mut statements = vec![
             of(&Owner::Clone(id.to_owned())),
             catalog::databases_named(major, names, oids),
-            obstacle::obstacles(oids),
+            obstacle::obstacles(self.session(), oids).await?,
         ];
-        let beside = names.iter().zip(oids);
-        statements.extend(beside.map(|(name, oid)| sql::fill(BESIDE, &[name, oid])));
+        for (name, oid) in names.iter().zip(oids) {
+            let beside = self.session().planned("pgstencil_beside", BESIDE, &[name, oid]).await;
+            statements.push(beside.doing(doing)?);
+        }
         if release {
             statements.extend(clone::release(id));
         }

@@ -8,9 +8,9 @@ use crate::config::{Definition, Extend, Rebuild};
 use crate::error::{Error, Result};
 use crate::fingerprint::RelPath;
 use crate::names::{Fingerprint, Mark};
-use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
-use crate::pg::sql::{self, Statement};
+use crate::pg::sql::{self, Literal, Statement};
+use crate::pg::{Doing as _, Session};
 use crate::quantity::{Bytes, Millis, Seconds};
 
 use super::comparison::{self, Finding};
@@ -93,7 +93,7 @@ impl ClaimedRow {
 pub(crate) struct StockRow {
     /// Number of its row.
     pub(crate) id: i64,
-    /// Number of its warm clones.
+    /// Number of its warm clones, and of released ones that will probably be warm again.
     pub(crate) warm: i64,
     /// Number of clones requested recently; see the schema.
     pub(crate) demand: f64,
@@ -130,6 +130,8 @@ pub(crate) struct WarmRow {
     pub(crate) bytes: Bytes,
     /// Size of all ready templates of its project.
     pub(crate) of_templates: Bytes,
+    /// Number of clones of its template that sessions hold.
+    pub(crate) in_use: i64,
 }
 
 /// A claimed clone is `creating` again: if its new holder dies before the publication, it is dropped like a clone
@@ -140,30 +142,29 @@ pub(crate) struct WarmRow {
 /// that was opened may contain the changes to it. Otherwise the clone is known to fit the server without a check.
 const CLAIM: &str = include_str!("queries/claim_warm.sql");
 
-fn claim(wish: &Wish<'_>) -> Statement {
+async fn claim(session: &mut Session, wish: &Wish<'_>) -> Result<Statement> {
     let definition = wish.definition;
     // A check of the other incrementally built templates decides about them.
     let extended = definition.extend != Extend::Never && !wish.full_only;
     let kept = !definition.rebuild.makes_provisional();
     let accepts = definition.rebuild == Rebuild::Auto;
     let unsorted = definition.extend == Extend::Always;
-    sql::fill(
-        CLAIM,
-        &[
-            &wish.project,
-            &definition.name,
-            &wish.fingerprint,
-            &wish.stale_s,
-            &wish.count,
-            &Json(wish.holder),
-            &wish.role,
-            &wish.looked_at,
-            &extended,
-            &kept,
-            &unsorted,
-            &accepts,
-        ],
-    )
+    let holder = Json(wish.holder);
+    let values: [&dyn Literal; 12] = [
+        &wish.project,
+        &definition.name,
+        &wish.fingerprint,
+        &wish.stale_s,
+        &wish.count,
+        &holder,
+        &wish.role,
+        &wish.looked_at,
+        &extended,
+        &kept,
+        &unsorted,
+        &accepts,
+    ];
+    session.planned("pgstencil_claim", CLAIM, &values).await.doing(|| "take a warm clone".into())
 }
 
 /// From now on its databases must match in name, oid and ownership tag.
@@ -187,7 +188,8 @@ impl Registry {
     pub(crate) async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<(Vec<ClaimedRow>, Vec<Finding>)> {
         let doing = || "take a warm clone".to_owned();
         let findings = comparison::findings(wish.project, &wish.definition.name);
-        let [claimed, findings] = self.session().send([claim(wish), findings]).await.doing(doing)?;
+        let claim = claim(self.session(), wish).await?;
+        let [claimed, findings] = self.session().send([claim, findings]).await.doing(doing)?;
         let mut rows: Vec<ClaimedRow> = claimed.read().doing(doing)?;
         rows.sort_by(|a, b| (&a.clone_id, a.ordinal).cmp(&(&b.clone_id, b.ordinal)));
         Ok((rows, findings.read().doing(doing)?))

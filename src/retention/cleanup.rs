@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::types::Oid;
 
-use super::recycle::{Recycled, recycle};
+use super::recycle::{For, Recycled, recycle};
 use super::warm;
 use crate::database::create;
 use crate::database::drop::{self, OfTemplate};
@@ -66,6 +66,10 @@ impl Action {
     /// Returns whether it drops something.
     pub(crate) fn drops(&self) -> bool {
         matches!(self, Action::DropClone { .. } | Action::DropTemplate { .. })
+    }
+
+    fn is_of_released(&self) -> bool {
+        matches!(self, Action::DropClone { why: RELEASED, .. })
     }
 
     pub(crate) fn owner(&self) -> Owner {
@@ -297,12 +301,20 @@ pub(crate) async fn apply_in(
         let stuck = registry.stuck().await?;
         drops.sort_by_key(|action| stuck.contains(&action.owner()));
     }
+    // What becomes warm again spares others a copy, so it comes first and gives way to none.
+    let promising = match drops.iter().any(|action| action.is_of_released()) {
+        true => registry.promising().await?,
+        false => HashSet::new(),
+    };
+    let promises =
+        |action: &Action| matches!(action, Action::DropClone { clone, .. } if promising.contains(clone));
+    drops.sort_by_key(|action| !promises(action));
     drops.truncate(MAX_DROPS);
     lanes.open(registry, drops.len()).await?;
     // A server with many released clones would fill up if each drop waited.
     let patience = if drops.len() < MANY_DROPS { patience } else { Duration::ZERO };
     let until = Instant::now() + patience;
-    let queue = Mutex::new(drops.into_iter());
+    let queue = Mutex::new(drops.into_iter().map(|action| (action, promises(action))));
     let others = lanes.0.drain(..).map(|mut another| {
         let queue = &queue;
         async move {
@@ -345,14 +357,16 @@ const MANY_DROPS: usize = 16;
 /// Performs one drop after another, until there are no more.
 async fn lane(
     registry: &mut Registry,
-    queue: &Mutex<impl Iterator<Item = &Action>>,
+    queue: &Mutex<impl Iterator<Item = (&Action, bool)>>,
     grace: Duration,
     until: Instant,
 ) -> Result<Applied> {
     let mut applied = Applied::default();
     let next = || queue.lock().ok().and_then(|mut queue| queue.next());
-    while let Some(action) = next() {
-        create::give_way_until(registry, until).await?;
+    while let Some((action, promises)) = next() {
+        if !promises {
+            create::give_way_until(registry, until).await?;
+        }
         applied.add(perform(registry, action, grace).await?);
     }
     Ok(applied)
@@ -381,7 +395,7 @@ async fn perform(registry: &mut Registry, action: &Action, grace: Duration) -> R
                 .await?;
         }
         Action::DropClone { clone, name, why } => {
-            let ended = match *why == RELEASED {
+            let ended = match action.is_of_released() {
                 true => end_released(registry, clone).await?,
                 false => {
                     still(registry, clone, grace, action, async |registry| {
@@ -446,9 +460,12 @@ async fn end_released(registry: &mut Registry, clone: &str) -> Result<Option<End
             return Ok(None);
         }
         if found.counted
-            && let Some(recycled) = recycle(registry, clone).await?
+            && let Some(again) = recycle(registry, clone, For::Stock).await?
         {
-            return Ok(Some(EndOfClone::Warm(recycled)));
+            // The process that claims it takes this lock.
+            let unlocked = registry.session().unlock(LockKey::clone(&again.id)).await;
+            unlocked.doing(|| "unlock a warm clone".into())?;
+            return Ok(Some(EndOfClone::Warm(again.how)));
         }
         let left = drop::drop_rows(registry, &found.databases).await?;
         Ok(Some(EndOfClone::Dropped(left)))

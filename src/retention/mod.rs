@@ -7,6 +7,6 @@ pub(crate) mod evict;
 pub(crate) mod evidence;
 pub mod policy;
 pub mod rebuild_policy;
-mod recycle;
+pub(crate) mod recycle;
 pub(crate) mod warm;
 pub mod warm_policy;

@@ -11,62 +11,137 @@
 //! too; the sequences are set back. Afterwards the counters must have counted this and nothing else. They are the
 //! baseline for what the next holder writes.
 //!
+//! The cleanup recycles what it finds released. A caller for whom there is no warm clone does the same, before it has one
+//! copied: the clone's lock decides who of them does it.
+//!
 //! Until the last statement the clone is released, so a crash at any point leaves it to the next cleanup: a database
 //! that was washed halfway has been written to.
 
+use std::time::Duration;
+
+use crate::config::Recycle;
+use crate::context::Context;
 use crate::database::{drop, visit};
 use crate::error::Result;
-use crate::names;
+use crate::names::{self, Fingerprint};
 use crate::pg::counts::{self, Baseline, Changes, Counts};
+use crate::pg::lock::LockKey;
 use crate::pg::obstacle::Obstacle;
-use crate::pg::{Doing as _, Session, catalog, is_connection_loss};
+use crate::pg::{Doing as _, Session, is_connection_loss};
 use crate::registry::counted::{Again, Recyclable};
-use crate::registry::database::Owner;
 use crate::registry::{DatabaseRow, Registry};
 
 use super::warm;
 
 /// How a clone became warm again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Recycled {
+pub(crate) enum Recycled {
     /// Nothing was written to it.
     Clean,
     /// What was written to it was removed.
     Washed,
 }
 
+/// Reason for which a released clone is recycled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum For {
+    /// The stock of warm clones, if there is room.
+    Stock,
+    /// A caller who waits for a clone.
+    Caller,
+}
+
+impl For {
+    /// Time for its sessions to end.
+    fn patience(self) -> Duration {
+        match self {
+            For::Stock => Duration::from_secs(5),
+            // A copy takes about as long.
+            For::Caller => Duration::from_millis(200),
+        }
+    }
+}
+
+/// A clone that became warm again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WarmAgain {
+    /// Its new id. The session holds its lock.
+    pub(crate) id: String,
+    /// What was necessary.
+    pub(crate) how: Recycled,
+}
+
 /// Makes a released clone whose lock the caller holds warm again, if it is as its template, or can be made so, its
-/// template is still in use, and there are fewer warm clones than its project wants. `None`: it is to be dropped.
+/// template is still in use, and it is wanted. `None`: it is to be dropped.
 ///
 /// # Errors
 /// The driver's on the loss of the connection.
-pub(super) async fn recycle(registry: &mut Registry, clone: &str) -> Result<Option<Recycled>> {
-    match try_to(registry, clone).await {
+pub(crate) async fn recycle(registry: &mut Registry, clone: &str, wanted: For) -> Result<Option<WarmAgain>> {
+    match try_to(registry, clone, wanted).await {
         Err(error) if is_connection_loss(&error) => Err(error),
         Err(_) => Ok(None),
         done => done,
     }
 }
 
-async fn try_to(registry: &mut Registry, clone: &str) -> Result<Option<Recycled>> {
-    let Some(recyclable) = registry.recyclable(clone).await? else {
+/// What [`for_caller`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ForCaller {
+    /// This clone is warm again. The caller releases its lock when it has claimed that one or another.
+    Again(WarmAgain),
+    /// Other sessions are about to make some warm again.
+    Others,
+    /// There is none that can be made so.
+    None,
+}
+
+/// Makes a released clone of a template warm again for a caller who waits for one.
+///
+/// # Errors
+/// The driver's.
+pub(crate) async fn for_caller(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    fingerprint: &Fingerprint,
+) -> Result<ForCaller> {
+    let wash = context.clone_settings.recycle == Recycle::Wash;
+    let (project, definition) = (context.project, &context.definition.name);
+    for _ in 0..MOST_IN_VAIN {
+        let taken = registry.take_recyclable(project, definition, fingerprint, wash).await?;
+        let Some(id) = taken.id else {
+            return Ok(if taken.any { ForCaller::Others } else { ForCaller::None });
+        };
+        let again = recycle(registry, &id, For::Caller).await?;
+        if again.is_none() {
+            // The cleanup drops it, and no other caller tries.
+            registry.forget_counted(&id).await?;
+        }
+        registry.session().unlock(LockKey::clone(&id)).await.doing(|| "unlock a clone".into())?;
+        if let Some(again) = again {
+            return Ok(ForCaller::Again(again));
+        }
+    }
+    Ok(ForCaller::None)
+}
+
+/// Number of clones that a caller looks into in vain before it has one copied.
+const MOST_IN_VAIN: usize = 2;
+
+async fn try_to(registry: &mut Registry, clone: &str, wanted: For) -> Result<Option<WarmAgain>> {
+    let Some((recyclable, rows)) = registry.recyclable(clone).await? else {
         return Ok(None);
     };
-    if !warm::has_room_for(registry, clone).await? {
+    if recyclable.is_hopeless() || wanted == For::Stock && !warm::has_room_for(registry, clone).await? {
         return Ok(None);
     }
-    let rows = registry.databases_of(&Owner::Clone(clone.to_owned())).await?;
     let oids: Vec<_> = rows.iter().filter_map(|row| row.oid).collect();
-    let found = catalog::databases(registry.session(), &[], &oids).await?;
     let mut comments = Vec::new();
     for row in &rows {
-        let Some(found) = found.iter().find(|found| row.is(found)).filter(|found| !found.is_template) else {
+        let withdrawn = drop::withdraw_released(registry.session(), row, wanted.patience()).await?;
+        let Some(found) = withdrawn else {
             return Ok(None);
         };
-        comments.push(found.comment.clone().unwrap_or_default());
-        if drop::withdraw(registry.session(), row, found).await?.is_some() {
-            return Ok(None);
-        }
+        comments.push(found.comment.unwrap_or_default());
     }
     if !Obstacle::find(registry.session(), &oids).await?.is_empty() {
         return Ok(None);
@@ -90,7 +165,8 @@ async fn try_to(registry: &mut Registry, clone: &str) -> Result<Option<Recycled>
         });
     }
     let done = registry.make_warm_again(clone, &new, &again, washed).await?;
-    Ok(done.then_some(if washed { Recycled::Washed } else { Recycled::Clean }))
+    let how = if washed { Recycled::Washed } else { Recycled::Clean };
+    Ok(done.then_some(WarmAgain { id: new, how }))
 }
 
 /// Makes a database equal to its template's, if it is not and can be made so. Returns what was necessary, and the

@@ -95,6 +95,7 @@ async fn judged(
             idle: row.idle_s.0,
             superseded: row.superseded,
             bytes: row.bytes.get(),
+            in_use: row.in_use,
         });
     }
     let judged = rows.iter().zip(warm_policy::spare(&clones, &shelves));

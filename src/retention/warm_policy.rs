@@ -6,8 +6,9 @@
 //! as were requested within about the last minute, at least `warm` and at most `warm_max`. A busy machine makes only
 //! those at once for which a caller would probably wait; see [`should_wait`].
 //!
-//! As long as a template is requested, it keeps up to `warm_max` of them; after `QUIET` only `warm`, and none if
-//! another template of the same definition was used since; after `FORGOTTEN` none.
+//! As long as a template is requested, it keeps up to `warm_max` of them, and as many more as are in use: each of many
+//! clients in a loop will want one again. After `QUIET` it keeps only `warm`, and none if another template of the same
+//! definition was used since; after `FORGOTTEN` none.
 
 /// Seconds without use after which a template is no longer in demand.
 const QUIET: f64 = 10.0 * 60.0;
@@ -51,6 +52,8 @@ pub struct WarmClone {
     pub superseded: bool,
     /// Its size in bytes.
     pub bytes: u64,
+    /// Number of clones of its template that programs use now, and release when they end at the latest.
+    pub in_use: i64,
 }
 
 /// Settings and sizes of one project.
@@ -103,7 +106,7 @@ pub fn spare(clones: &[WarmClone], shelves: &[Shelf]) -> Vec<Option<Rule>> {
         let quiet = clone.idle > QUIET;
         if clone.idle > FORGOTTEN || quiet && clone.superseded {
             Some(Rule::Idle)
-        } else if nth > if quiet { shelf.few } else { shelf.many } {
+        } else if nth > if quiet { shelf.few } else { shelf.many.saturating_add(clone.in_use) } {
             Some(Rule::Count)
         } else if shelf.max_bytes.is_some_and(|max| used[clone.project] > max) {
             Some(Rule::Size)
@@ -143,7 +146,7 @@ mod tests {
     use super::*;
 
     fn of(template: i64, idle: f64) -> WarmClone {
-        WarmClone { template: Some(template), project: 0, idle, superseded: false, bytes: 10 }
+        WarmClone { template: Some(template), project: 0, idle, superseded: false, bytes: 10, in_use: 0 }
     }
 
     fn often(clones: f64) -> Demand {
@@ -162,6 +165,9 @@ mod tests {
         assert_eq!(goes(&four(599.0)), [None, None, None, count]);
         assert_eq!(goes(&four(601.0)), [None, count, count, count]);
         assert_eq!(goes(&four(3601.0)), [Some(Rule::Idle); 4]);
+        // Those who use one will want another.
+        let busy: Vec<_> = four(599.0).into_iter().map(|clone| WarmClone { in_use: 1, ..clone }).collect();
+        assert_eq!(goes(&busy), [None; 4]);
         // Each template has its own number.
         assert_eq!(goes(&[of(1, 601.0), of(2, 601.0), of(2, 601.0)]), [None, None, count]);
     }

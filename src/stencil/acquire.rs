@@ -226,7 +226,10 @@ impl Stencil {
         let warm = context.clone_settings.warm > 0;
         if warm {
             let fingerprint = recipe.fingerprint();
-            let claimed = lease::claim(registry, context, &fingerprint, batch, Look::None).await?;
+            let mut claimed = lease::claim(registry, context, &fingerprint, batch, Look::None).await?;
+            if let Some(again) = lease::claim_released(registry, context, &fingerprint, batch).await? {
+                claimed = Some(again);
+            }
             // If only some were warm, the others need the template.
             if let Some(mut provenance) = claimed.filter(|_| batch.is_full()) {
                 if let Some(provisional) = &provenance.provisional {

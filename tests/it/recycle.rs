@@ -367,11 +367,154 @@ pub(crate) fn release_cut_off(project: &Project<'_>, proxy: &Proxy, clone: &str,
     proxy.heal();
     Pgstencil::new(project).arg("evict").success();
     assert!(eventually(PATIENCE, fits), "{at}");
-    let wrong = "select count(*) from pgstencil.clone c join pgstencil.database d on d.clone_id = c.id \
-         left join pg_database p on p.oid = d.oid \
-         where c.state = 'warm' and (p.oid is null or p.datallowconn or p.datname <> d.private_name)";
-    assert_eq!(registry(project, wrong), "0", "{at}");
+    assert_eq!(registry(project, WRONG), "0", "{at}");
 }
+
+impl Shelf<'_> {
+    /// Leaves a clone released, which no cleanup has seen: in the state in which a killed program leaves it. Returns its
+    /// oid. `sql`: what its holder did.
+    pub(crate) async fn leave_released(&self, sql: &str) -> String {
+        let lease = self.stencil.database().ttl(std::time::Duration::from_secs(3600)).await.unwrap();
+        let mut session = self.enter(&lease).await;
+        run(&mut session, lease.name(), sql).await;
+        session.close().await.unwrap();
+        self.stencil.close().await;
+        let oid = self.oid_of(lease.name());
+        let name = lease.name();
+        registry(
+            &self.project,
+            &format!("update pgstencil.clone set state = 'released' where name = '{name}'"),
+        );
+        oid
+    }
+
+    pub(crate) fn oid_of(&self, name: &str) -> String {
+        self.project
+            .server()
+            .psql("postgres", &format!("select oid from pg_database where datname = '{name}'"))
+    }
+
+    /// Has all clones dropped that nothing holds.
+    pub(crate) fn empty(&self) {
+        let all = "delete from pgstencil.counted; update pgstencil.clone set state = 'released' where state = 'warm'";
+        registry(&self.project, all);
+        let gone = || {
+            Pgstencil::new(&self.project).arg("evict").success();
+            registry(&self.project, "select count(*) from pgstencil.clone where state <> 'leased'") == "0"
+        };
+        assert!(eventually(PATIENCE, gone));
+    }
+
+    /// Requests a clone, and returns its oid; without a session in it.
+    pub(crate) async fn take(&self) -> (Lease, String) {
+        let lease = self.stencil.database().await.unwrap();
+        let oid = self.oid_of(lease.name());
+        (lease, oid)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_a_warm_clone_recycles_a_released_one() {
+    let shelf = Shelf::new(server(), "").await;
+    let mut again = false;
+    for _ in 0..tries(true) {
+        let oid = shelf.leave_released("select * from items").await;
+        let (lease, taken) = shelf.take().await;
+        again |= oid == taken;
+        lease.release().await.unwrap();
+        shelf.stencil.close().await;
+        shelf.empty();
+    }
+    assert_eq!(again, proves(server()));
+    // The sum of the database shows the first; the second is seen only within it.
+    for sql in ["insert into empty (what) values ('x')", "select nextval('numbers')"] {
+        let oid = shelf.leave_released(sql).await;
+        let (lease, taken) = shelf.take().await;
+        assert_ne!(oid, taken, "{sql}");
+        let counted = format!(
+            "select count(*) from pgstencil.database d join pgstencil.counted n using (clone_id) where d.oid = {oid}"
+        );
+        if sql.contains("nextval") {
+            assert_eq!(registry(&shelf.project, &counted), "0", "another request would look again");
+        }
+        lease.release().await.unwrap();
+        shelf.stencil.close().await;
+        let there = format!("select count(*) from pg_database where oid = {oid}");
+        assert_eq!(server().psql("postgres", &there), "0");
+        shelf.empty();
+    }
+}
+
+/// Two programs with two clients each, and one released clone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_released_clone_is_recycled_for_one_request_only() {
+    let shelf = Shelf::new(server(), "").await;
+    let another = open(&shelf.project).await;
+    let mut again = 0;
+    for _ in 0..6 {
+        let oid = shelf.leave_released("select * from items").await;
+        let requests = [&shelf.stencil, &another, &shelf.stencil, &another].map(|stencil| async {
+            let lease = stencil.database().await.unwrap();
+            let oid = shelf.oid_of(lease.name());
+            (lease, oid)
+        });
+        let [a, b, c, d] = requests;
+        let leases = tokio::join!(a, b, c, d);
+        let leases = [leases.0, leases.1, leases.2, leases.3];
+        let oids: std::collections::HashSet<&String> = leases.iter().map(|(_, oid)| oid).collect();
+        assert_eq!(oids.len(), 4);
+        again += usize::from(oids.contains(&oid));
+        for (lease, _) in leases {
+            lease.release().await.unwrap();
+        }
+        shelf.stencil.close().await;
+        another.close().await;
+        shelf.empty();
+    }
+    assert!(again > 0 || !proves(server()), "none was recycled");
+}
+
+/// Whatever question of a request is the last one, the clone is either warm, as it was created, or still to drop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_cut_off_leaves_a_clone_to_the_cleanup() {
+    if !proves(server()) {
+        return;
+    }
+    let shelf = Shelf::new(server(), "").await;
+    let lease = shelf.stencil.database().await.unwrap();
+    let expected: String = sqlx::query_scalar(SEEN).fetch_one(&mut shelf.enter(&lease).await).await.unwrap();
+    lease.release().await.unwrap();
+    let proxy = Proxy::new(server());
+    let config = shelf.project.path().join("pgstencil.toml");
+    let relayed = proxy.relayed(server(), shelf.project.server_url());
+    for at in (1..=46).step_by(3) {
+        shelf.leave_released("select * from items").await;
+        let cut_off = Stencil::open(&config).server_url(&relayed).await.unwrap();
+        proxy.plan(at, if at.is_multiple_of(2) { Fault::CutBefore } else { Fault::CutAfter });
+        drop(cut_off.database().await);
+        proxy.heal();
+        cut_off.close().await;
+        let (lease, _) = shelf.take().await;
+        let mut session = shelf.enter(&lease).await;
+        let seen: String = sqlx::query_scalar(SEEN).fetch_one(&mut session).await.unwrap();
+        assert_eq!(seen, expected, "{at}");
+        session.close().await.unwrap();
+        lease.release().await.unwrap();
+        let fits = async || {
+            shelf.stencil.close().await;
+            Pgstencil::new(&shelf.project).arg("evict").success();
+            registry(&shelf.project, "select count(*) from pgstencil.clone where state = 'released'") == "0"
+        };
+        assert!(eventually_async(PATIENCE, fits).await, "{at}");
+        assert_eq!(registry(&shelf.project, WRONG), "0", "{at}");
+        shelf.empty();
+    }
+}
+
+/// Warm clones that are not as they should be.
+const WRONG: &str = "select count(*) from pgstencil.clone c join pgstencil.database d on d.clone_id = c.id \
+     left join pg_database p on p.oid = d.oid \
+     where c.state = 'warm' and (p.oid is null or p.datallowconn or p.datname <> d.private_name)";
 
 /// Random reads and writes, from a seed; none may be seen by the next holder. PGSTENCIL_TEST_HANDOUTS sets their number.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

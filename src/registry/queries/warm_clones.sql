@@ -7,7 +7,9 @@ SELECT c.id, t.id AS template_id, coalesce(t.project, c.project) AS project, coa
          WHERE o.project = coalesce(t.project, c.project) AND o.state = 'ready')::bigint AS of_templates,
        EXISTS (SELECT FROM pgstencil.template o
                 WHERE o.project = t.project AND o.definition = t.definition
-                  AND o.state = 'ready' AND o.last_used_at > t.last_used_at) AS superseded
+                  AND o.state = 'ready' AND o.last_used_at > t.last_used_at) AS superseded,
+       (SELECT count(*) FROM pgstencil.clone u
+         WHERE u.template_id = t.id AND u.state = 'leased' AND u.lease = 'session') AS in_use
   FROM pgstencil.clone c
   LEFT JOIN pgstencil.template t ON t.id = c.template_id
  WHERE c.state = 'warm' OR c.id = $1
