@@ -233,6 +233,7 @@
 //! |---|---|
 //! | `cli` (default) | the command `pgstencil`. A program that only uses the library switches it off by `default-features = false` |
 //! | `fetch` | `pgstencil server fetch`, with an HTTP client |
+//! | `remote` (default) | remote stores at `s3://`, `gs://`, `az://` and `https://` URLs, for the command; a directory needs no feature |
 //! | `sqlx` (default) | `test::Database::pool`, `test::Request::migrations` and `Filler::migrations`, with the types of sqlx 0.9. Another version of sqlx here will be a breaking change of pgstencil |
 //!
 //! # Upkeep

@@ -174,7 +174,7 @@ pub struct RemoteSettings {
     /// Which commands push the templates that they build.
     pub push: Push,
     /// Public keys whose signatures are accepted, or `env:NAME`. Without keys, only a directory that belongs to you or
-    /// root is read.
+    /// root is read, and no bucket.
     #[serde(deserialize_with = "list")]
     pub trust: Vec<TrustedKey>,
     /// The key that signs what is pushed: `env:NAME` for the variable that holds it, or a file, relative to the root.

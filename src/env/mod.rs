@@ -62,6 +62,8 @@ variables! {
     PUSH = "PGSTENCIL_PUSH";
     /// Set in jobs of forks on a server that others share: what they build serves no other command.
     UNTRUSTED = "PGSTENCIL_UNTRUSTED";
+    /// For a remote store at an `https://` URL: a bearer token, or `USER:PASSWORD`.
+    REMOTE_TOKEN = "PGSTENCIL_REMOTE_TOKEN";
     /// Who owns named clones, in place of this machine and this checkout.
     OWNER = "PGSTENCIL_OWNER";
     /// GitHub Actions, on a pull request: its branch. The first of these that is set is the branch where

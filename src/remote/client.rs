@@ -12,8 +12,9 @@ use percent_encoding::percent_decode_str;
 
 use super::entry::{self, Chains, Dump, Head, Manifest, chains};
 use super::folder::Folder;
+use super::place::Place;
 use super::standing::Standing;
-use super::store::{Store, StoreError};
+use super::store::{Store, StoreError, StoreResult};
 use super::tools::{Scratch, scratch};
 use crate::cache_file::key::{PublicKey, SecretKey};
 use crate::config::{Config, Extend, RemoteSettings};
@@ -31,13 +32,19 @@ const LISTED: usize = 1000;
 const READ: usize = 32;
 /// Most manifests that are read where heads cannot decide.
 const TRIED: usize = 4;
+/// Reason why nothing is found by a list.
+pub(super) const UNLISTED: &str =
+    "it cannot list what it has, so only templates of exactly these inputs are found";
 /// Level of the compression: higher ones gain little.
 const ZSTD: i32 = 3;
 
 /// The store of a project, with the rights of this command.
 #[derive(Debug)]
 pub(crate) struct Remote {
+    /// Its URL, without options.
     pub(super) place: String,
+    /// Its URL.
+    address: String,
     pub(super) project: String,
     pub(super) settings: RemoteSettings,
     pub(super) standing: Standing,
@@ -129,16 +136,24 @@ impl Remote {
             None => Ok(None),
             Some(text) => read_key(text, &config.root, env)?.map(Some),
         };
-        let place = url.clone().unwrap_or_else(|| "the remote store".into());
+        let address = url.clone().unwrap_or_else(|| "the remote store".into());
+        let place = address.split('?').next().unwrap_or_default().to_owned();
         let store: Arc<dyn Store> = match &url {
             None => Arc::new(Nowhere),
-            Some(url) => open_store(url, trusted.is_empty(), env)?,
+            Some(url) => match open_store(url, trusted.is_empty(), settings, env)? {
+                Ok(store) => store,
+                Err(why) => {
+                    unusable.get_or_insert(why);
+                    Arc::new(Nowhere)
+                }
+            },
         };
         if url.is_some() && trusted.is_empty() && unusable.is_none() {
             unusable = store.stranger();
         }
         Ok(Some(Remote {
             place,
+            address,
             project: config.project.clone(),
             settings: settings.clone(),
             standing: Standing::read(env, settings.push, branch),
@@ -188,12 +203,11 @@ impl Remote {
             }
             Ok(_) => None,
         };
-        let read_only = || self.store.is_read_only().then(|| format!("{} can only be read", self.place));
-        rights().or_else(|| self.unusable.clone()).or_else(read_only).or_else(key).or_else(|| self.paused())
+        rights().or_else(|| self.unusable.clone()).or_else(key).or_else(|| self.paused())
     }
 
     fn pause_file(&self) -> Option<PathBuf> {
-        let name = blake3::hash(self.place.as_bytes()).to_hex();
+        let name = blake3::hash(self.address.as_bytes()).to_hex();
         Some(self.cache.as_ref()?.join(format!("remote-{}.failed", &name[..16])))
     }
 
@@ -213,17 +227,16 @@ impl Remote {
         ))
     }
 
-    /// Runs operations within the time limit. A failure is remembered for some minutes.
+    /// Runs operations within the time limit. That the store is down is remembered for some minutes.
     pub(super) async fn within<T>(
         &self,
         work: impl Future<Output = std::result::Result<T, StoreError>>,
     ) -> std::result::Result<T, Why> {
         let limit = *self.settings.timeout;
         let why = match tokio::time::timeout(limit, work).await {
-            Ok(Ok(done)) => {
-                return Ok(done);
-            }
-            Ok(Err(StoreError(why))) => why,
+            Ok(Ok(done)) => return Ok(done),
+            Ok(Err(StoreError { words, down: false })) => return Err(words),
+            Ok(Err(StoreError { words, down: true })) => words,
             Err(_) => format!("it did not answer within {}", setting(limit)),
         };
         if let Some(file) = self.pause_file()
@@ -310,7 +323,10 @@ impl Remote {
             let mut names: Vec<(usize, String, String)> = Vec::new();
             for scope in &self.standing.scopes {
                 let directory = entry::heads(&self.project, definition, scope, &core);
-                for object in self.store.list(&directory, LISTED).await? {
+                let Some(objects) = self.store.list(&directory, LISTED).await? else {
+                    return Ok(Err(UNLISTED.into()));
+                };
+                for object in objects {
                     let name = object.key.rsplit('/').next().unwrap_or_default();
                     if let Some((count, fingerprint)) = name.split_once('-')
                         && let Ok(count) = count.parse::<usize>()
@@ -402,7 +418,10 @@ impl Remote {
         let looked = self.within(async {
             for scope in &self.standing.scopes {
                 let directory = entry::heads(&self.project, definition, scope, &core);
-                for object in self.store.list(&directory, LISTED).await? {
+                let Some(objects) = self.store.list(&directory, LISTED).await? else {
+                    return Ok(Err(UNLISTED.into()));
+                };
+                for object in objects {
                     let fingerprint = object.key.rsplit(['/', '-']).next().unwrap_or_default();
                     if fingerprint.starts_with(digits) && Fingerprint::from_str(fingerprint).is_ok() {
                         match self.manifest(definition, scope, fingerprint, recipe).await? {
@@ -553,8 +572,13 @@ impl Remote {
         let place = format!("{directory}/manifest");
         let there = self.within(self.store.get(&place, entry::MANIFEST)).await?;
         let there = there.and_then(|bytes| entry::open::<Manifest>(&bytes, &self.trusted).ok());
-        // A full build replaces what was built incrementally; a damaged one is replaced in any case.
-        if there.as_ref().is_some_and(|(old, _)| !old.provisional || manifest.provisional) {
+        // A full build replaces what was built incrementally; a damaged entry is replaced in any case.
+        if let Some((old, _)) = &there
+            && (!old.provisional || manifest.provisional)
+            && self.within(self.has_dumps(&directory, old)).await?
+        {
+            let head = Head::new(&project, &definition, recipe, old.provisional);
+            self.within(self.complete(&scope, head, key)).await?;
             return Ok(None);
         }
         let mut blobs = Vec::new();
@@ -571,8 +595,7 @@ impl Remote {
             blobs.push((format!("{directory}/{}.dump.zst", dump.blake3), blob));
         }
         let head = Head::new(&project, &definition, recipe, manifest.provisional);
-        let name = entry::head_name(head.migrations, &head.fingerprint);
-        let head_place = format!("{}/{name}", entry::heads(&project, &definition, &scope, &head.core));
+        let head_place = head_place(&scope, &head);
         let text = entry::seal(&manifest, key).map_err(|e| e.to_string())?;
         let head = entry::seal(&head, key).map_err(|e| e.to_string())?;
         let replace = there.is_some();
@@ -581,18 +604,43 @@ impl Remote {
                 self.store.put(&key, blob, false).await?;
             }
             if !self.store.put(&place, text.clone(), !replace).await? {
-                // Another runner was faster, or what is there is damaged.
+                // Another runner was faster, or what is there is damaged; or the answer to the first attempt was lost.
                 let bytes = self.store.get(&place, entry::MANIFEST).await?;
-                let valid = bytes.is_some_and(|bytes| entry::open::<Manifest>(&bytes, &self.trusted).is_ok());
-                if valid {
+                let ours = bytes.as_ref() == Some(&text);
+                let other = bytes.and_then(|bytes| entry::open::<Manifest>(&bytes, &self.trusted).ok());
+                if let Some((other, _)) = other.filter(|_| !ours) {
+                    let head = Head::new(&project, &definition, recipe, other.provisional);
+                    self.complete(&scope, head, key).await?;
                     return Ok(None);
                 }
-                self.store.put(&place, text, false).await?;
+                if !ours {
+                    self.store.put(&place, text, false).await?;
+                }
             }
             self.store.put(&head_place, head, false).await?;
             Ok(Some(manifest.bytes()))
         })
         .await
+    }
+
+    /// Whether the store has the dumps that a manifest names: one may have been lost. If it cannot list them, it
+    /// counts as having them.
+    async fn has_dumps(&self, directory: &str, manifest: &Manifest) -> StoreResult<bool> {
+        let Some(objects) = self.store.list(directory, LISTED).await? else {
+            return Ok(true);
+        };
+        let has = |dump: &Dump| {
+            let key = format!("{directory}/{}.dump.zst", dump.blake3);
+            objects.iter().any(|object| object.key == key && object.bytes == dump.bytes)
+        };
+        Ok(manifest.databases.iter().all(has))
+    }
+
+    /// Writes the head of an entry, if it has none: the command that pushed it may have been killed before.
+    async fn complete(&self, scope: &str, head: Head, key: Option<&SecretKey>) -> StoreResult<()> {
+        let text = entry::seal(&head, key).map_err(|e| StoreError::refused(e.to_string()))?;
+        self.store.put(&head_place(scope, &head), text, true).await?;
+        Ok(())
     }
 
     /// Records that an entry was used, for `remote prune`. A command that may not write does not.
@@ -612,6 +660,11 @@ impl Remote {
         // Otherwise it is only pruned earlier.
         let _ = self.within(self.store.put(&key, b"1".to_vec(), false)).await;
     }
+}
+
+fn head_place(scope: &str, head: &Head) -> String {
+    let directory = entry::heads(&head.project, &head.definition, scope, &head.core);
+    format!("{directory}/{}", entry::head_name(head.migrations, &head.fingerprint))
 }
 
 fn unpack(blob: &[u8], most: u64, to: &Path) -> std::io::Result<()> {
@@ -655,18 +708,53 @@ fn read_key(text: &str, root: &Path, env: &Environment) -> Result<std::result::R
     SecretKey::parse(&secret).map(Ok).map_err(|e| as_config(&e, "signing_key"))
 }
 
-fn open_store(url: &str, owned: bool, env: &Environment) -> Result<Arc<dyn Store>> {
-    if let Some(path) = url.strip_prefix("file://") {
+/// Opens a store. The inner error is the reason why it must not be used.
+fn open_store(
+    url: &str,
+    owned: bool,
+    settings: &RemoteSettings,
+    env: &Environment,
+) -> Result<std::result::Result<Arc<dyn Store>, Why>> {
+    let Some(place) = Place::read(url)? else {
+        let path = url.strip_prefix("file://").unwrap_or_default();
         let path = percent_decode_str(path).decode_utf8_lossy().into_owned();
         if !path.starts_with('/') {
             return Err(Error::config(format!("`[remote] url` is `{url}`, without an absolute path"))
                 .hint("write three slashes: `file:///mnt/templates`"));
         }
-        return Ok(Arc::new(Folder::new(PathBuf::from(path), owned)));
-    }
-    let _ = env;
-    Err(Error::config(format!("`[remote] url` is `{url}`, and this pgstencil only knows directories"))
-        .hint("write `file:///DIRECTORY`"))
+        return Ok(Ok(Arc::new(Folder::new(PathBuf::from(path), owned))));
+    };
+    open_objects(place, settings, env)
+}
+
+#[cfg(feature = "remote")]
+fn open_objects(
+    place: Place,
+    settings: &RemoteSettings,
+    env: &Environment,
+) -> Result<std::result::Result<Arc<dyn Store>, Why>> {
+    let opened = super::object::Objects::new(place, *settings.timeout, env);
+    Ok(opened.map(|store| Arc::new(store) as Arc<dyn Store>))
+}
+
+#[cfg(not(feature = "remote"))]
+fn open_objects(
+    place: Place,
+    _: &RemoteSettings,
+    _: &Environment,
+) -> Result<std::result::Result<Arc<dyn Store>, Why>> {
+    Err(without_feature(&place))
+}
+
+/// The program was built for directories only.
+#[cfg(any(test, not(feature = "remote")))]
+fn without_feature(place: &Place) -> Error {
+    Error::config(format!(
+        "`[remote] url` leads to `{}`, and this pgstencil was built without the feature `remote`",
+        place.bucket
+    ))
+    .hint("build it with the feature: `cargo install --path . --features remote`")
+    .hint("a directory needs no feature: `file:///DIRECTORY`")
 }
 
 /// Returns the current time in seconds since 1970.
@@ -681,7 +769,7 @@ mod nowhere {
     use crate::remote::store::{Object, Store, StoreError, StoreResult};
 
     fn no<T: Send + 'static>() -> BoxFuture<'static, StoreResult<T>> {
-        async { Err(StoreError("there is no store".into())) }.boxed()
+        async { Err(StoreError::refused("there is no store".into())) }.boxed()
     }
 
     impl Store for Nowhere {
@@ -693,7 +781,7 @@ mod nowhere {
             no()
         }
 
-        fn list<'a>(&'a self, _: &'a str, _: usize) -> BoxFuture<'a, StoreResult<Vec<Object>>> {
+        fn list<'a>(&'a self, _: &'a str, _: usize) -> BoxFuture<'a, StoreResult<Option<Vec<Object>>>> {
             no()
         }
 
@@ -704,5 +792,18 @@ mod nowhere {
         fn stranger(&self) -> Option<String> {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_feature_the_error_names_it() {
+        let place = Place::read("s3://ci/x").unwrap().unwrap();
+        let error = without_feature(&place);
+        assert_eq!(error.kind(), crate::error::Kind::Config);
+        assert!(error.to_string().contains("without the feature `remote`"), "{error}");
     }
 }

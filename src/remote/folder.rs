@@ -38,8 +38,8 @@ impl Folder {
             let _ = answer.send(work(&folder));
         });
         async move {
-            started.map_err(|e| StoreError(e.to_string()))?;
-            answered.await.unwrap_or_else(|_| Err(StoreError("the thread ended early".into())))
+            started.map_err(|e| StoreError::down(e.to_string()))?;
+            answered.await.unwrap_or_else(|_| Err(StoreError::down("the thread ended early".into())))
         }
         .boxed()
     }
@@ -54,8 +54,8 @@ impl Folder {
 
     fn error(&self, path: &Path, error: &std::io::Error) -> StoreError {
         match self.root.is_dir() {
-            true => StoreError(format!("{}: {error}", path.display())),
-            false => StoreError(format!("there is no directory {}", self.root.display())),
+            true => StoreError::down(format!("{}: {error}", path.display())),
+            false => StoreError::down(format!("there is no directory {}", self.root.display())),
         }
     }
 
@@ -71,13 +71,13 @@ impl Folder {
         };
         let about = file.metadata().map_err(|e| self.error(&path, &e))?;
         if !about.is_file() {
-            return Err(StoreError(format!("{} is not a regular file", path.display())));
+            return Err(StoreError::down(format!("{} is not a regular file", path.display())));
         }
         if self.owned && !self.is_ours(about.uid()) {
-            return Err(StoreError(format!("{} belongs to another user", path.display())));
+            return Err(StoreError::down(format!("{} belongs to another user", path.display())));
         }
         if about.len() > most {
-            return Err(StoreError(format!("{} is too large", path.display())));
+            return Err(StoreError::down(format!("{} is too large", path.display())));
         }
         let mut bytes = Vec::new();
         file.take(most).read_to_end(&mut bytes).map_err(|e| self.error(&path, &e))?;
@@ -164,9 +164,9 @@ impl Store for Folder {
         })
     }
 
-    fn list<'a>(&'a self, prefix: &'a str, most: usize) -> BoxFuture<'a, StoreResult<Vec<Object>>> {
+    fn list<'a>(&'a self, prefix: &'a str, most: usize) -> BoxFuture<'a, StoreResult<Option<Vec<Object>>>> {
         let prefix = prefix.to_owned();
-        self.blocking(move |folder| folder.find(&prefix, most))
+        self.blocking(move |folder| folder.find(&prefix, most).map(Some))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {

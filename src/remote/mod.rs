@@ -1,9 +1,10 @@
 //! Templates in a store that several servers share: what is kept there, who may read and write it, and the way from an
 //! entry to restored databases.
 //!
-//! `entry` has the formats, `store` the operations that a store offers, `folder` a store in a directory. `standing`
-//! decides by the CI system's variables what a command may write, `client` finds, downloads and uploads entries, `upkeep` lists, deletes and examines them.
-//! `tools` runs `pg_dump` and `pg_restore`, which also `verify` needs.
+//! `entry` has the formats, `store` the operations that a store offers, `folder` a store in a directory, `object` one
+//! that is reached by HTTP (with the feature `remote`), `place` the URL of such a store. `standing` decides by the CI
+//! system's variables what a command may write, `client` finds, downloads and uploads entries, `upkeep` lists, deletes
+//! and examines them. `tools` runs `pg_dump` and `pg_restore`, which also `verify` needs.
 //!
 //! Nothing from a store is used unless its hash and its signature are right, it is of the project, definition and
 //! fingerprint that were asked for, and fits the server; for a base, the rule of incremental builds decides over its
@@ -16,8 +17,13 @@ mod client;
 pub(crate) mod entry;
 #[cfg(feature = "cli")]
 mod folder;
+#[cfg(feature = "remote")]
+mod object;
 #[cfg(not(feature = "cli"))]
 mod off;
+#[cfg(feature = "cli")]
+#[cfg_attr(not(feature = "remote"), allow(dead_code))]
+mod place;
 #[cfg(feature = "cli")]
 mod standing;
 #[cfg(feature = "cli")]

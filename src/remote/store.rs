@@ -7,11 +7,28 @@ use futures_util::future::BoxFuture;
 
 /// Reason why a store did not do what was asked, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StoreError(pub(crate) String);
+pub(crate) struct StoreError {
+    /// The reason.
+    pub(crate) words: String,
+    /// Whether the next request would probably fail, too, and only cost time.
+    pub(crate) down: bool,
+}
+
+impl StoreError {
+    /// The store is gone, or too busy.
+    pub(crate) fn down(words: String) -> Self {
+        StoreError { words, down: true }
+    }
+
+    /// The store answers, and refuses this request.
+    pub(crate) fn refused(words: String) -> Self {
+        StoreError { words, down: false }
+    }
+}
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.words)
     }
 }
 
@@ -46,8 +63,9 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
     fn put<'a>(&'a self, key: &'a str, bytes: Vec<u8>, create_only: bool)
     -> BoxFuture<'a, StoreResult<bool>>;
 
-    /// Returns at most `most` objects whose keys begin with `prefix` and a slash, in any order.
-    fn list<'a>(&'a self, prefix: &'a str, most: usize) -> BoxFuture<'a, StoreResult<Vec<Object>>>;
+    /// Returns at most `most` objects whose keys begin with `prefix` and a slash, in any order; `None` if this store
+    /// cannot list.
+    fn list<'a>(&'a self, prefix: &'a str, most: usize) -> BoxFuture<'a, StoreResult<Option<Vec<Object>>>>;
 
     /// Deletes an object, if there is one.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>>;
@@ -55,8 +73,8 @@ pub(crate) trait Store: Send + Sync + fmt::Debug {
     /// Returns why unsigned entries must not be read from here; `None` if only the user or root can write here.
     fn stranger(&self) -> Option<String>;
 
-    /// Returns whether it can be written to at all.
-    fn is_read_only(&self) -> bool {
-        false
+    /// Returns where its credentials come from, if it takes some.
+    fn credentials(&self) -> Option<String> {
+        None
     }
 }

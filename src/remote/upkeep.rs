@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::client::{Remote, Why};
 use super::entry::{self, Manifest};
-use super::store::Object;
+use super::store::{Object, StoreResult};
 use crate::names::random_text;
 use crate::quantity::{count, setting, size};
 
@@ -84,7 +84,8 @@ fn parts(key: &str) -> Option<(&str, &str, &str, &str)> {
 impl Remote {
     async fn objects(&self) -> Result<Vec<Object>, Why> {
         let prefix = format!("{}/{}", entry::TOP, self.project);
-        self.within(self.store.list(&prefix, MOST)).await
+        let listed = self.within(self.store.list(&prefix, MOST)).await?;
+        listed.ok_or_else(|| "it cannot list what it has (as by WebDAV)".into())
     }
 
     /// Lists the entries of the project, of all scopes.
@@ -214,13 +215,35 @@ impl Remote {
                 findings.push(Finding::new("read", Level::Ok, trust));
             }
         }
-        let objects = match self.objects().await {
-            Ok(objects) => objects,
+        if let Some(origin) = self.store.credentials() {
+            findings.push(Finding::new("credentials", Level::Ok, origin));
+        }
+        let prefix = format!("{}/{}", entry::TOP, self.project);
+        let objects = match self.within(self.store.list(&prefix, MOST)).await {
+            Ok(Some(objects)) => {
+                findings.push(Finding::new("reach", Level::Ok, "it answers, and lists what it has"));
+                objects
+            }
+            // An object that is not there shows whether it answers.
+            Ok(None) => match self.within(self.store.get(&format!("{prefix}/none"), entry::HEAD)).await {
+                Ok(_) => {
+                    findings.push(
+                        Finding::new(
+                            "reach",
+                            Level::Warning,
+                            "it answers, and cannot list what it has: bases of incremental builds are not found",
+                        )
+                        .hint("use a server with WebDAV (PROPFIND), or another kind of store"),
+                    );
+                    Vec::new()
+                }
+                Err(why) => {
+                    findings.push(unreachable(format!("the store cannot be read: {why}")));
+                    return findings;
+                }
+            },
             Err(why) => {
-                findings.push(
-                    Finding::new("reach", Level::Problem, format!("the store cannot be listed: {why}"))
-                        .hint("check the URL, the network and the credentials"),
-                );
+                findings.push(unreachable(format!("the store cannot be listed: {why}")));
                 return findings;
             }
         };
@@ -239,7 +262,16 @@ impl Remote {
         match self.read(&objects).await {
             Ok((entries, _)) => {
                 for entry in entries.iter().filter(|entry| entry.is_read) {
-                    if let Err(why) = &entry.manifest {
+                    let lost = |manifest: &Manifest| {
+                        let missing = |hash: &str| !entry.keys.iter().any(|key| key.contains(hash));
+                        let lost = manifest.databases.iter().filter(|dump| missing(&dump.blake3)).count();
+                        (lost > 0).then(|| format!("the store has lost {}", count(lost, "dump")))
+                    };
+                    let why = match &entry.manifest {
+                        Err(why) => Some(why.clone()),
+                        Ok(manifest) => lost(manifest),
+                    };
+                    if let Some(why) = why {
                         findings.push(
                             Finding::new(
                                 "entry",
@@ -266,30 +298,66 @@ impl Remote {
 
     async fn try_to_write(&self, findings: &mut Vec<Finding>) {
         let scope = self.standing.write.as_deref().unwrap_or_default();
-        let name = format!("probe-{}", random_text(12));
-        let key = format!("{}/{}/probe/{name}", entry::TOP, self.project);
         let prefix = format!("{}/{}/probe", entry::TOP, self.project);
-        let probed = self.within(async {
-            let first = self.store.put(&key, b"1".to_vec(), true).await?;
-            let here = SystemTime::now();
-            let second = self.store.put(&key, b"2".to_vec(), true).await;
-            let seen = self.store.list(&prefix, MOST).await;
-            self.store.delete(&key).await?;
-            let seen = seen?.into_iter().find(|object| object.key == key).map(|object| object.modified);
-            Ok((first, second?, here, seen))
-        });
-        let (first, second, here, seen) = match probed.await {
-            Ok(probed) => probed,
-            Err(why) => {
-                findings.push(
-                    Finding::new("write", Level::Problem, format!("cannot write: {why}"))
-                        .hint("grant the right to write, or set `push = \"never\"` here"),
-                );
-                return;
-            }
-        };
+        let key = format!("{prefix}/probe-{}", random_text(12));
+        if let Err(why) = self.within(self.store.put(&key, b"1".to_vec(), true)).await {
+            findings.push(
+                Finding::new("write", Level::Problem, format!("cannot write: {why}"))
+                    .hint("grant the right to write, or set `push = \"never\"` here"),
+            );
+            return;
+        }
+        let here = SystemTime::now();
         findings.push(Finding::new("write", Level::Ok, format!("pushes to scope {scope}")));
-        findings.push(match first && !second {
+        let probed = self.within(self.probe(&prefix, &key)).await;
+        let deleted = self.within(self.store.delete(&key)).await;
+        match probed {
+            Ok(probed) => probed.report(here, findings),
+            Err(why) => findings.push(
+                Finding::new(
+                    "read back",
+                    Level::Problem,
+                    format!("cannot read what was just written: {why}"),
+                )
+                .hint("grant the right to read"),
+            ),
+        }
+        findings.push(match deleted {
+            Ok(()) => Finding::new("delete", Level::Ok, "allowed"),
+            Err(why) => Finding::new("delete", Level::Warning, format!("cannot delete: {why}"))
+                .hint("grant the right to delete: `remote prune` needs it, and announcements of builds"),
+        });
+    }
+
+    /// Examines an object that was just written.
+    async fn probe(&self, prefix: &str, key: &str) -> StoreResult<Probed> {
+        let refused = !self.store.put(key, b"2".to_vec(), true).await?;
+        let content = self.store.get(key, entry::HEAD).await?;
+        let listed = self.store.list(prefix, MOST).await?;
+        let seen = |objects: Vec<Object>| objects.into_iter().find(|object| object.key == key);
+        Ok(Probed {
+            refused,
+            content,
+            lists: listed.is_some(),
+            modified: listed.and_then(seen).map(|object| object.modified),
+        })
+    }
+}
+
+/// An object that was written twice, the second time only if it was not there.
+struct Probed {
+    /// Whether the second write was refused.
+    refused: bool,
+    content: Option<Vec<u8>>,
+    /// Whether the store can list.
+    lists: bool,
+    /// Time of its last change, if the list has it.
+    modified: Option<SystemTime>,
+}
+
+impl Probed {
+    fn report(self, written: SystemTime, findings: &mut Vec<Finding>) {
+        findings.push(match self.refused {
             true => Finding::new("conditional writes", Level::Ok, "honoured"),
             false => Finding::new(
                 "conditional writes",
@@ -298,7 +366,21 @@ impl Remote {
             )
             .hint("nothing is wrong with the results; use a store with conditional writes to save time"),
         });
-        let skew = seen.map(|seen| match here.duration_since(seen) {
+        let content: &[u8] = if self.refused { b"1" } else { b"2" };
+        findings.push(match self.content.as_deref() {
+            Some(read) if read == content => Finding::new("read back", Level::Ok, "what was just written"),
+            Some(_) => Finding::new(
+                "read back",
+                Level::Warning,
+                "the store shows something else than what was just written",
+            )
+            .hint("a cache in between may serve old entries: switch it off for this path"),
+            None => {
+                Finding::new("read back", Level::Warning, "the store does not have what was just written")
+                    .hint("give the store a moment, and try again")
+            }
+        });
+        let skew = self.modified.map(|seen| match written.duration_since(seen) {
             Ok(before) => before,
             Err(after) => after.duration(),
         });
@@ -310,6 +392,7 @@ impl Remote {
             )
             .hint("set the clocks; ages of entries are wrong by as much"),
             Some(_) => Finding::new("clock", Level::Ok, "agrees with this machine's"),
+            None if !self.lists => Finding::new("clock", Level::Ok, "unknown, since the store cannot list"),
             None => Finding::new(
                 "clock",
                 Level::Warning,
@@ -318,4 +401,8 @@ impl Remote {
             .hint("give the store a moment, and try again"),
         });
     }
+}
+
+fn unreachable(words: String) -> Finding {
+    Finding::new("reach", Level::Problem, words).hint("check the URL, the network and the credentials")
 }

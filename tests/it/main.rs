@@ -69,6 +69,8 @@ mod smoke;
 mod source;
 mod stale;
 mod stats;
+#[cfg(feature = "remote")]
+mod stores;
 mod strangers;
 mod support;
 mod terminal;

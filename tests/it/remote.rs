@@ -615,7 +615,18 @@ fn entries_are_listed_examined_and_pruned() {
     let text = on(&fleet.two, &["remote", "list"]).success().stdout;
     assert!(text.contains(&built["fingerprint"].as_str().unwrap()[..12]), "{text}");
     let doctor = on(&fleet.two, &["remote", "doctor", "--json"]).success().json();
-    for name in ["store", "read", "contents", "write", "conditional writes", "clock", "programs"] {
+    for name in [
+        "store",
+        "read",
+        "reach",
+        "contents",
+        "write",
+        "read back",
+        "delete",
+        "conditional writes",
+        "clock",
+        "programs",
+    ] {
         let check = doctor["checks"].as_array().unwrap().iter().find(|check| check["name"] == name);
         assert_eq!(check.unwrap()["status"], "ok", "{doctor}");
     }
@@ -662,24 +673,6 @@ fn explain_says_what_the_store_has() {
     assert_eq!(answer["remote"]["base"]["added"], json!(["migrations/0003_items.sql"]));
     fleet.second("extended");
     assert_eq!(explain()["remote"], Value::Null);
-}
-
-#[test]
-fn other_stores_than_directories_are_refused() {
-    let project = Project::with_migrations(server());
-    for url in ["s3://bucket/templates", "gs://bucket/x", "az://container/x", "https://example.org/x"] {
-        project.write(
-            "pgstencil.toml",
-            &format!(
-                "project = \"{}\"\n[server]\nregistry = \"{}\"\n[remote]\nurl = {url:?}\n\
-                 [template.app]\nmigrations = [\"migrations/*.sql\"]\nbuild = \"sh migrate.sh\"\n",
-                project.name(),
-                project.registry()
-            ),
-        );
-        let output = on(&project, &["ensure"]).fails(2);
-        assert!(output.stderr.contains("only knows directories"), "{output}");
-    }
 }
 
 #[test]

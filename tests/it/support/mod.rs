@@ -7,6 +7,7 @@ pub(crate) mod cli;
 pub(crate) mod extension;
 pub(crate) mod git;
 pub(crate) mod hold;
+pub(crate) mod objects;
 pub(crate) mod private_server;
 pub(crate) mod project;
 pub(crate) mod proxy;
