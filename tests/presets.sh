@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Runs the presets of `init` for real: in a copy of tests/presets/NAME/project it installs the tool as
 # tests/presets/NAME/run says, lets `pgstencil init` write the config, and expects `miss`, `hit`, after the next
-# migration `extended` (or a `miss`, as expect.toml says), and a `verify` that finds no difference.
+# migration `extended` (or a `miss`, as expect.toml says), and a `verify` that finds no difference. Those with a
+# directory `more` stop at a version: after a full build with its migrations, an edit of the newest one (`edit` in
+# expect.toml) leaves a waypoint, and the next edit is built on that.
 #
 #   tests/presets.sh              all that can be installed here
 #   tests/presets.sh --quick      those of CI: pip and npm, a few seconds each
@@ -55,6 +57,20 @@ install_tool() {
     echo "$into"
 }
 
+# Builds in two steps; prints what the second edit is.
+two_steps() {
+    local edit
+    edit=$(sed -n 's/^edit = "\(.*\)"/\1/p' "$1/expect.toml")
+    "$pgstencil" evict --all --yes >&2 && cp -R "$1/more/." . &&
+        sed -i 's/^build = "/&sleep 2; /' pgstencil.toml || return
+    [ "$("$pgstencil" ensure --json | outcome)" = miss ] || return
+    for _ in 1 2; do
+        echo "-- edited" >>"$edit"
+        "$pgstencil" ensure --json | outcome
+    done | tr '\n' ' '
+    "$pgstencil" list --json | grep -o '"waypoint":true' | wc -l
+}
+
 outcome() { sed -n 's/.*"outcome":"\([a-z]*\)".*/\1/p'; }
 
 # Prints a line of the table; fails if an outcome is not the expected one.
@@ -81,11 +97,14 @@ try() {
             "$pgstencil" init --check && "$pgstencil" evict --all --yes # of an earlier run
     } >"$project.log" 2>&1 || got=init
     printf '%-18s' "$name"
-    for step in first:miss again:hit "next:$next" verify:equal; do
+    steps=(first:miss again:hit "next:$next" verify:equal)
+    [ ! -d "$tree/more" ] || steps+=("waypoint:miss extended 1")
+    for step in "${steps[@]}"; do
         if [ -z "${got-}" ]; then
             SECONDS=0
             case $step in
             verify:*) "$pgstencil" verify >>"$project.log" 2>&1 && result=equal || result=different ;;
+            waypoint:*) result=$(two_steps "$tree" 2>>"$project.log") ;;
             *)
                 case $step in next:*) cp -R "$tree/next/." . ;; esac
                 result=$("$pgstencil" ensure --json 2>>"$project.log" | outcome)

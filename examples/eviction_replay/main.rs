@@ -6,6 +6,7 @@
 //! cargo run --release --example eviction_replay -- TRACES zulip    some
 //! cargo run --release --example eviction_replay -- TRACES --rebuilds    when provisional templates are rebuilt
 //! cargo run --release --example eviction_replay -- TRACES --rebuilds --seed 7    with another random sample
+//! cargo run --release --example eviction_replay -- TRACES --differ 0.05    with incremental builds that differ
 //! ```
 //!
 //! A full build costs one unit per migration file; an extension costs one unit per added file, plus a share
@@ -25,7 +26,7 @@ mod trace;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use rebuild::Rule;
+use rebuild::{Chance, Rule};
 use replay::{Policy, Replay, Waypoints};
 use trace::Trace;
 
@@ -46,6 +47,7 @@ fn replay() -> Result<(), Box<dyn std::error::Error>> {
     let mut years = 4.0;
     let mut rebuilds = false;
     let mut seed = 0;
+    let mut differ = None;
     let mut plain = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -58,6 +60,7 @@ fn replay() -> Result<(), Box<dyn std::error::Error>> {
             "--years" => years = number()?,
             "--rebuilds" => rebuilds = true,
             "--seed" => seed = number()? as u64,
+            "--differ" => differ = Some(number()?),
             option if option.starts_with('-') => return Err(format!("there is no option `{option}`").into()),
             _ => plain.push(argument),
         }
@@ -72,6 +75,11 @@ fn replay() -> Result<(), Box<dyn std::error::Error>> {
     }
     let read =
         |name: &str| Ok::<_, Box<dyn std::error::Error>>(Trace::read(&directory, name)?.last_years(years));
+    if let Some(differ) = differ {
+        let mut traces = names.iter().map(|name| read(name)).collect::<Result<Vec<_>, _>>()?;
+        print_differences(&mut traces, fixed, differ);
+        return Ok(());
+    }
     if rebuilds {
         for waypoints in Waypoints::ALL {
             for size in [20, 100] {
@@ -104,7 +112,7 @@ fn print_rebuilds(traces: &mut [Trace], fixed: f64, size: usize, waypoints: Wayp
         let waited = replay.run(Policy::Pgstencil).work / all * 100.0;
         let steps = replay.into_steps();
         for (rule, sums) in Rule::ALL.into_iter().zip(&mut sums) {
-            let sum = rebuild::run(&steps, rule, seed);
+            let sum = rebuild::run(&steps, rule, Chance { seed, differ: 0.0 });
             let background = sum.background / all * 100.0;
             let share = |uses: usize| uses as f64 / sum.uses as f64 * 100.0;
             let (provisional, late) = (share(sum.provisional), share(sum.late));
@@ -130,6 +138,43 @@ fn print_rebuilds(traces: &mut [Trace], fixed: f64, size: usize, waypoints: Wayp
             mean(2),
             mean(3),
             mean(4)
+        );
+    }
+}
+
+/// Prints what the policy of pgstencil notices if a share of the incremental builds differs: means of many seeds, with
+/// 20 templates and waypoints in copies.
+fn print_differences(traces: &mut [Trace], fixed: f64, differ: f64) {
+    const SEEDS: u64 = 200;
+    println!(
+        "\n{:.1} % of the incremental builds differ; 20 templates, {}, seeds 0 to {}\n",
+        differ * 100.0,
+        Waypoints::Copy.name(),
+        SEEDS - 1
+    );
+    println!("| trace | sum | most | rebuilds | differing | accepted | unnoticed uses % | wrong bound % |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for trace in traces {
+        let name = trace.name.clone();
+        let mut known = HashMap::new();
+        let mut replay = Replay::new(trace, fixed, 20, &mut known).with_waypoints(Waypoints::Copy);
+        let all = replay.run(Policy::Lru { extend: false }).work;
+        let waited = replay.run(Policy::Pgstencil).work;
+        let steps = replay.into_steps();
+        let rule = Rule::Pgstencil { build: 200.0 };
+        let runs: Vec<rebuild::Sum> =
+            (0..SEEDS).map(|seed| rebuild::run(&steps, rule, Chance { seed, differ })).collect();
+        let mean = |of: &dyn Fn(&rebuild::Sum) -> f64| runs.iter().map(of).sum::<f64>() / SEEDS as f64;
+        let sum = |run: &rebuild::Sum| (waited + run.background) / all * 100.0;
+        println!(
+            "| {name} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.1} |",
+            mean(&sum),
+            runs.iter().map(sum).fold(0.0, f64::max),
+            mean(&|run| run.rebuilds as f64),
+            mean(&|run| run.differing as f64),
+            mean(&|run| run.accepted as f64),
+            mean(&|run| run.unnoticed as f64 / run.uses as f64 * 100.0),
+            mean(&|run| f64::from(u8::from(run.wrong_bounds > 0)) * 100.0),
         );
     }
 }

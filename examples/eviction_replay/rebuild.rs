@@ -57,6 +57,20 @@ pub(crate) struct Sum {
     pub(crate) late: usize,
     /// Number of links that the rebuilds compared.
     pub(crate) links: u32,
+    /// Number of rebuilds that found a difference.
+    pub(crate) differing: usize,
+    /// Uses of accepted templates that differ from a full build.
+    pub(crate) unnoticed: usize,
+    /// Number of acceptances that stated a bound below the real share of incremental builds that differ.
+    pub(crate) wrong_bounds: usize,
+}
+
+/// Random numbers of a replay: another sample for each seed, and incremental builds that differ.
+#[derive(Clone, Copy)]
+pub(crate) struct Chance {
+    pub(crate) seed: u64,
+    /// Share of the incremental builds that differ from a full build.
+    pub(crate) differ: f64,
 }
 
 #[derive(Default)]
@@ -69,8 +83,15 @@ struct State {
     bases: HashMap<usize, usize>,
     /// Sets for which a full build of them or of a later one in their chain was equal.
     proved: HashSet<usize>,
-    /// Number of links that rebuilds compared.
-    equal: u32,
+    /// Results of the rebuilds.
+    findings: Findings,
+    /// Accepted templates.
+    accepted: HashMap<usize, Candidate>,
+    /// Sets that differ from a full build.
+    different: HashSet<usize>,
+    /// Sets that rest on one in which a rebuild found a difference.
+    suspect: HashSet<usize>,
+    links: u32,
 }
 
 impl State {
@@ -87,8 +108,41 @@ impl State {
         chain
     }
 
+    /// Returns whether a set was built on another one, directly or not.
+    fn rests_on(&self, set: usize, other: usize) -> bool {
+        let mut at = set;
+        while let Some(&base) = self.bases.get(&at) {
+            if base == other {
+                return true;
+            }
+            at = base;
+        }
+        false
+    }
+
+    /// A rebuild replaced a set, and its chain was compared with the result. Returns whether that differs.
+    fn rebuilt(&mut self, set: usize, chain: Vec<usize>) -> bool {
+        let links = chain.len() as u32;
+        self.links += links;
+        self.suspect.remove(&set);
+        if !self.different.remove(&set) {
+            self.findings.equal += links;
+            self.proved.extend(chain);
+            return false;
+        }
+        // All acceptances are withdrawn.
+        self.findings = Findings { equal: 0, differences: self.findings.differences + 1 };
+        self.provisional.extend(self.accepted.drain());
+        let above: Vec<usize> =
+            self.bases.keys().copied().filter(|other| self.rests_on(*other, set)).collect();
+        self.suspect.extend(above);
+        self.bases.remove(&set);
+        true
+    }
+
     /// Returns whether a rebuild begins; `Some(false)`: the template is accepted.
     fn decide(&self, rule: Rule, set: usize, links: u32, spent: f64) -> Option<bool> {
+        let links = if self.suspect.contains(&set) { u32::MAX } else { links };
         let template = Candidate { links, ..self.provisional[&set] };
         let template = match self.waypoints.contains(&set) {
             true => Candidate { links: 1, ..template }.as_waypoint(),
@@ -100,9 +154,8 @@ impl State {
             Rule::Hour => return (template.uses > 1 && template.age >= 3600.0).then_some(true),
             Rule::Pgstencil { build } => build,
         };
-        let findings = Findings { equal: self.equal, differed: false };
         let costs = Costs { build, spent };
-        match rebuild_policy::decide(&template, &findings, &costs, &Load::default()) {
+        match rebuild_policy::decide(&template, &self.findings, &costs, &Load::default()) {
             Decision::Rebuild => Some(true),
             Decision::Accept => Some(false),
             Decision::Wait(_) => None,
@@ -116,8 +169,9 @@ fn draw(set: usize, seed: u64) -> f64 {
     mixed as f64 / 2_f64.powi(64)
 }
 
-/// Replays steps, each with its time and the cost of a full build; all rebuilds find their template equal.
-pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule, seed: u64) -> Sum {
+/// Replays steps, each with its time and the cost of a full build. A template differs if its incremental build does, or
+/// one in the chain below it; a waypoint is none.
+pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule, chance: Chance) -> Sum {
     let mut sum = Sum::default();
     let mut state = State::default();
     let mut rebuilt: Vec<f64> = Vec::new();
@@ -125,16 +179,32 @@ pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule, seed: u64) -> Sum {
         let set = match step {
             Step::Gone { set } => {
                 state.provisional.remove(set);
+                state.accepted.remove(set);
                 continue;
             }
             Step::Full { set } => {
                 sum.uses += 1;
                 state.bases.remove(set);
                 state.waypoints.remove(set);
+                state.different.remove(set);
+                state.suspect.remove(set);
                 continue;
             }
             Step::Extended { set, base, fresh } => {
-                let draw = draw(*set, seed);
+                let draw = draw(*set, chance.seed);
+                if *fresh {
+                    state.different.remove(base);
+                    state.suspect.remove(base);
+                }
+                let differs = self::draw(*set, chance.seed ^ 0x5eed) < chance.differ;
+                match differs || state.different.contains(base) {
+                    true => state.different.insert(*set),
+                    false => state.different.remove(set),
+                };
+                match state.suspect.contains(base) {
+                    true => state.suspect.insert(*set),
+                    false => state.suspect.remove(set),
+                };
                 state.provisional.insert(*set, Candidate { uses: 0, draw, ..Candidate::default() });
                 state.born.insert(*set, *now);
                 state.bases.insert(*set, *base);
@@ -154,6 +224,11 @@ pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule, seed: u64) -> Sum {
         };
         sum.uses += 1;
         let Some(template) = state.provisional.get_mut(set) else {
+            let unnoticed = state.accepted.contains_key(set) && state.different.contains(set);
+            sum.unnoticed += usize::from(unnoticed);
+            if let Some(accepted) = state.accepted.get_mut(set) {
+                accepted.uses += 1;
+            }
             continue;
         };
         template.uses += 1;
@@ -168,18 +243,21 @@ pub(crate) fn run(steps: &[(f64, f64, Step)], rule: Rule, seed: u64) -> Sum {
             None => {}
             Some(false) => {
                 sum.accepted += 1;
-                state.provisional.remove(set);
+                sum.wrong_bounds += usize::from(state.findings.unseen() < chance.differ);
+                sum.unnoticed += usize::from(state.different.contains(set));
+                if let Some(template) = state.provisional.remove(set) {
+                    state.accepted.insert(*set, template);
+                }
             }
             Some(true) => {
                 sum.rebuilds += 1;
                 sum.background += full;
                 rebuilt.push(*now);
                 state.provisional.remove(set);
-                state.equal += chain.len() as u32;
-                state.proved.extend(chain);
+                sum.differing += usize::from(state.rebuilt(*set, chain));
             }
         }
     }
-    sum.links = state.equal;
+    sum.links = state.links;
     sum
 }

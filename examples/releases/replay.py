@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Replays real migrations with pgstencil: a series of Wagtail releases, single new migrations,
-and four branches at the same time. See README.md. Needs Python 3.10+ with pip and venv, a release
-build of pgstencil, and Postgres binaries; everything else is in a temporary directory."""
+four branches at the same time, and what a full build says about the incremental builds before it.
+See README.md. Needs Python 3.10+ with pip, a release build of pgstencil, and Postgres binaries;
+everything else is in a temporary directory."""
 
 import argparse
 import json
@@ -15,6 +16,7 @@ import tempfile
 import time
 
 DJANGO = "4.2.16"
+PSYCOPG = "psycopg[binary]==3.2.3"
 RELEASES = "5.0.5 5.1.3 5.2.7 6.0.6 6.1.3 6.2.4 6.3.5 6.4.2 7.0.3 7.1.2 7.2.1".split()
 
 CONFIG = """\
@@ -27,6 +29,9 @@ rerun_inputs = ["requirements.txt"]
 input_lines = [{{ file = "requirements.txt", match = "(?i)^django==" }}]
 build = "sh build.sh"
 rebuild = "{rebuild}"
+
+[eviction]
+max_templates = 200
 """
 
 # The time of the migrate command is written to a file, to separate pgstencil's own time from it.
@@ -46,13 +51,15 @@ execute_from_command_line(sys.argv)
 
 SETTINGS = """\
 import os
+# Its name before 3.0.
+CORE = "wagtail.core" if os.path.exists("lib/wagtail/core/migrations") else "wagtail"
 SECRET_KEY = "no secret"
 USE_TZ = True
 STATIC_URL = "/static/"
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 ROOT_URLCONF = "urls"
 WAGTAIL_SITE_NAME = "replay"
-WAGTAILADMIN_BASE_URL = "http://localhost"
+WAGTAILADMIN_BASE_URL = BASE_URL = "http://localhost"
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql"} | {
     key: os.environ["PG" + variable] for key, variable in
@@ -60,7 +67,7 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql"} | {
 INSTALLED_APPS = ["shop", "news",
     "wagtail.contrib.forms", "wagtail.contrib.redirects", "wagtail.embeds", "wagtail.sites",
     "wagtail.users", "wagtail.snippets", "wagtail.documents", "wagtail.images", "wagtail.search",
-    "wagtail.admin", "wagtail", "modelcluster", "taggit",
+    "wagtail.admin", CORE, "modelcluster", "taggit",
     "django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions",
     "django.contrib.messages", "django.contrib.staticfiles"]
 """
@@ -72,6 +79,35 @@ class Migration(migrations.Migration):
     dependencies = [{after}]
     operations = [migrations.CreateModel(name="{model}", fields=[
         ("id", models.AutoField(primary_key=True)), ("name", models.CharField(max_length=80))])]
+"""
+
+
+# Prints the files of all migrations in an order in which they can be added one by one: by the dates in their heads, and
+# each after those that it depends on.
+ORDER = """\
+import heapq, os, re, sys
+sys.path[:0] = ["lib", "own"]
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+for variable in "DATABASE HOST PORT USER PASSWORD".split():
+    os.environ.setdefault("PG" + variable, "none")
+import django
+django.setup()
+from django.db.migrations.loader import MigrationLoader
+graph = MigrationLoader(None).graph
+def file(key):
+    return sys.modules[graph.nodes[key].__module__].__file__
+def own_date(key):
+    found = re.search(r"on (20\\d\\d-\\d\\d-\\d\\d)", open(file(key)).read(300))
+    return found[1] if found else ""
+parents = {key: {parent.key for parent in node.parents} for key, node in graph.node_map.items()}
+dates, ready, left = {}, [], dict(parents)
+while left or ready:
+    for key in [key for key, above in left.items() if above <= dates.keys()]:
+        date = max([own_date(key), *(dates[parent] for parent in left.pop(key))])
+        heapq.heappush(ready, (date, key))
+    date, key = heapq.heappop(ready)
+    dates[key] = date
+    print(file(key))
 """
 
 
@@ -95,17 +131,17 @@ class Replay:
             sys.exit(f"pgstencil {' '.join(args)}: exit code {done.returncode}\n{done.stderr}")
         return done.returncode, json.loads(done.stdout or "{}"), took
 
-    def project(self, release):
+    def project(self, release, django=DJANGO, driver=PSYCOPG):
         """Creates a directory with that release of Wagtail, its dependencies, and two small apps."""
         project = self.directory / release
         lib = project / "lib"
         print(f"installing wagtail {release}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check",
-                        "--root-user-action=ignore", "--target", lib, f"Django=={DJANGO}",
-                        f"wagtail=={release}", "psycopg[binary]==3.2.3", "setuptools<81"], check=True)
+                        "--root-user-action=ignore", "--target", lib, f"Django=={django}",
+                        f"wagtail=={release}", driver, "setuptools<81"], check=True)
         for path in ("manage.py", "settings.py", "urls.py", "build.sh", "requirements.txt"):
             text = {"manage.py": MANAGE, "settings.py": SETTINGS, "urls.py": "urlpatterns = []\n",
-                    "build.sh": BUILD, "requirements.txt": f"Django=={DJANGO}\nwagtail=={release}\n"}[path]
+                    "build.sh": BUILD, "requirements.txt": f"Django=={django}\nwagtail=={release}\n"}[path]
             (project / path).write_text(text)
         for app in ("shop", "news"):
             (project / "own" / app / "migrations").mkdir(parents=True)
@@ -126,9 +162,9 @@ class Replay:
         added = len(answer["extends"]["added"]) if "extends" in answer else None
         return answer, added, took, command
 
-    def verify(self, project):
+    def verify(self, project, *args):
         """Returns `equal`, or the first lines that differ."""
-        code, answer, _ = self.pgstencil(project, "verify", codes=(0, 1))
+        code, answer, _ = self.pgstencil(project, "verify", *args, codes=(0, 1))
         verdict = answer["verified"][0]
         if verdict["equal"]:
             return "equal"
@@ -247,14 +283,87 @@ def branches(replay, release):
     table(["turn", "branch", "template", "outcome", "base", "ready after s"], rows)
 
 
+def proof(replay, walk):
+    """What one full build says about others. `walk`: names of sets of migrations, each with its directory.
+
+    In one project no incremental build is replaced, so that each is verified at the end of its chain. In another one
+    `verify --replace` puts a full build in its place, so that each rests on a base that is proved.
+    """
+    rows, chains, twice = [], [], []
+    for name, project in walk:
+        replay.configure(project, "chains")
+        answer, added, *_ = replay.ensure(project)
+        end = replay.verify(project)
+        replay.configure(project, "proved")
+        replay.ensure(project)
+        link = replay.verify(project, "--replace")
+        if added is None:
+            # Two full builds of the same files.
+            twice += [end == "equal", link == "equal"]
+            chains.append([])
+        else:
+            chains[-1].append((name, end, link))
+        rows.append([name, answer["outcome"], "" if added is None else added, len(chains[-1]), end, link])
+        print(rows[-1], file=sys.stderr)
+    table(["set", "outcome", "added", "place in the chain", "chain against a full build",
+           "built on a proved base"], rows)
+    links = [link for chain in chains for link in chain]
+    count = lambda chosen: sum(1 for _ in chosen)
+    # For each chain and each later template in it: a full build there would find no difference, although the
+    # template before it has one.
+    missed = {name: later for chain in chains for i, (name, end, _) in enumerate(chain) if end != "equal"
+              for later, at, _ in chain[i + 1:] if at == "equal"}
+    alone = {name for chain in chains for i, (name, _, link) in enumerate(chain) if link != "equal"
+             and any(at == "equal" for _, at, _ in chain[i:])}
+    print(f"\n{len(links)} incremental builds in {count(filter(None, chains))} chains, the longest of "
+          f"{max(map(len, chains))}")
+    print(f"{count(l for l in links if l[1] != 'equal')} templates differ from a full build in their chain, "
+          f"{count(l for l in links if l[2] != 'equal')} on a proved base")
+    print("chain rule: differences that a full build of a later template does not show: "
+          + (", ".join(f"{a} by that of {b}" for a, b in missed.items()) or "none"))
+    print(f"incremental builds that differ by themselves and not at the end of a chain: "
+          + (", ".join(sorted(alone)) or "none"))
+    print(f"proved base: {sum(twice)} of {len(twice)} second full builds of a set equal the first one")
+
+
+def by_releases(replay, names):
+    """Walks over releases, with the newest Django that all of them run on."""
+    old = all(int(name.split(".")[0]) < 5 or name.startswith("5.0") for name in names)
+    of = {"django": "3.2.25", "driver": "psycopg2-binary<2.10"} if old else {}
+    for name in names:
+        project = replay.project(name, **of)
+        yield name, project
+        shutil.rmtree(project)
+
+
+def by_migrations(replay, release, count):
+    """Adds the newest migrations of a release one by one."""
+    whole = replay.project(release)
+    (whole / "order.py").write_text(ORDER)
+    done = subprocess.run([sys.executable, "order.py"], cwd=whole, env=replay.env, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    files = [pathlib.Path(line).relative_to(whole) for line in done.stdout.split()]
+    project = replay.directory / "migrations"
+    shutil.copytree(whole, project)
+    for file in files[-count:]:
+        (project / file).unlink()
+    yield f"the first {len(files) - count}", project
+    for file in files[-count:]:
+        shutil.copy2(whole / file, project / file)
+        yield f"{file.parent.parent.name}/{file.stem}", project
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["releases", "wagtail", "branches"])
+    parser.add_argument("what", choices=["releases", "wagtail", "branches", "proof", "steps"])
     parser.add_argument("--releases", nargs="*", default=RELEASES)
     parser.add_argument("--rounds", type=int, default=3, help="of `wagtail`; medians are shown")
+    parser.add_argument("--count", type=int, default=40, help="of the migrations of `steps`")
+    parser.add_argument("--binary", type=pathlib.Path, help="pgstencil [default: target/release/pgstencil]")
     args = parser.parse_args()
     root = pathlib.Path(__file__).resolve().parents[2]
-    binary = root / "target/release/pgstencil"
+    binary = (args.binary or root / "target/release/pgstencil").resolve()
     if not binary.exists():
         sys.exit("build it first: cargo build --release")
     shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -269,6 +378,10 @@ def main():
                     wagtail(replay, args.releases[-1], args.rounds)
                 case "branches":
                     branches(replay, args.releases[-1])
+                case "proof":
+                    proof(replay, by_releases(replay, args.releases))
+                case "steps":
+                    proof(replay, by_migrations(replay, args.releases[-1], args.count))
             print(f"\nload at the end {os.getloadavg()[0]:.1f}")
         finally:
             subprocess.run([binary, "server", "stop"], env=replay.env, cwd=directory,

@@ -17,6 +17,8 @@ struct Expect {
     next: String,
     /// Texts of the config.
     config: Vec<String>,
+    /// The newest migration after those of the directory `more` were added; `tests/presets.sh` edits it.
+    edit: Option<PathBuf>,
 }
 
 fn projects() -> PathBuf {
@@ -77,6 +79,11 @@ fn every_preset_has_a_project_in_which_it_is_found_and_writes_a_config_that_work
         if found != [name.as_str()] {
             faults.push(format!("{name}: found {found:?}"));
             continue;
+        }
+        if let Some(edit) = &expect.edit
+            && !projects().join(name).join("more").join(edit).is_file()
+        {
+            faults.push(format!("{name}: `edit` names no file of the directory `more`"));
         }
         for wanted in &expect.config {
             if !text.contains(wanted.as_str()) {

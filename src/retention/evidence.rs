@@ -40,7 +40,7 @@ pub(crate) struct Tally {
 /// What is known about the rebuild of an incrementally built template.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Outlook {
-    /// Number of uses, its build included.
+    /// Number of uses, its build included; that of a waypoint was none.
     pub(crate) uses: u64,
     /// Seconds since it was built.
     pub(crate) age: f64,
@@ -97,7 +97,10 @@ impl Evidence {
             compared: of.len(),
             equal: of.iter().filter(|row| !row.differs).count(),
             lately: of.iter().rev().take(LATELY).filter(|row| row.differs).count(),
-            findings: Findings { equal: links.fold(0, u32::saturating_add), differed: since.is_some() },
+            findings: Findings {
+                equal: links.fold(0, u32::saturating_add),
+                differences: u32::try_from(of.iter().filter(|row| row.differs).count()).unwrap_or(u32::MAX),
+            },
         }
     }
 
@@ -191,8 +194,9 @@ impl Evidence {
             ),
         };
         Some(Outlook {
-            uses: template.uses,
-            age: template.age,
+            // Not those that the policy counts for a waypoint.
+            uses: u64::try_from(row.hits).unwrap_or_default() + u64::from(!row.waypoint),
+            age: row.age_s.0,
             next: row.provisional.then_some(next),
             needs_proof: always || rebuild_policy::needs_proof(&template, &tally.findings),
             waited: match row.rebuild_wait.as_deref() {
@@ -246,6 +250,7 @@ impl Outlook {
     /// Describes it for a person, in one line. `background_off`: whether no command starts work in the background.
     pub(crate) fn words(&self, background_off: bool) -> String {
         let uses = match self.uses {
+            0 => "not used yet".to_owned(),
             1 => "used once".to_owned(),
             n => format!("used {n} times"),
         };
@@ -391,12 +396,12 @@ mod tests {
         evidence.compared.push(compared(1, 1.0, &[1, 2, 3], false));
         let tally = evidence.tally("shop", "app");
         assert_eq!((tally.compared, tally.equal, tally.lately), (1, 1, 0));
-        assert_eq!(tally.findings, Findings { equal: 3, differed: false });
+        assert_eq!(tally.findings, Findings { equal: 3, differences: 0 });
         evidence.compared.push(compared(2, 2.0, &[2], true));
         evidence.compared.push(compared(4, 3.0, &[4, 5], false));
         let tally = evidence.tally("shop", "app");
         assert_eq!((tally.compared, tally.equal, tally.lately), (3, 2, 1));
-        assert_eq!(tally.findings, Findings { equal: 2, differed: true });
+        assert_eq!(tally.findings, Findings { equal: 2, differences: 1 });
         assert_eq!(evidence.tally("shop", "other"), Tally::default());
         assert_eq!(evidence.definitions(), [("shop", "app")]);
     }

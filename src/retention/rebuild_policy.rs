@@ -4,14 +4,20 @@
 //! gets one. A template that is used again is due; then its *chain* decides, which is the row of incremental builds
 //! since the last template that is known to equal a full build. A full build at the end of a chain that finds no
 //! difference is evidence for each link of the chain, so a long chain is the cheapest to check. The longer the row of
-//! links without a difference, the longer the chains that wait for a check; and one template in `SAMPLE` is checked
-//! whatever its chain. All other due templates are *accepted*: they count as equal to a full build without one, until
+//! links without a difference, the longer the chains that wait for a check; when they are longest, one template in
+//! `SAMPLE` is checked whatever its chain. All other due templates are *accepted*: they count as equal to a full build without one, until
 //! a later rebuild of the definition finds a difference. One difference makes the next checks sure.
 //!
 //! This is continuous sampling inspection (Dodge 1943): check every item until a row of them was good, then a
 //! fraction, and every one again after a fault. What it cannot see is bounded by [`Findings::unseen`], which is
 //! printed together with each acceptance. It assumes that the checked links are typical of all; since chains are checked
-//! by their length, and only one template in `SAMPLE` at random, short chains are under-represented.
+//! by their length, and only one template in `SAMPLE` at random, short chains are under-represented. It is a bound on
+//! incremental builds, not on templates: an accepted template rests on up to `LONG_CHAIN - 1` of them that were not
+//! compared.
+//!
+//! A row of equal links that begins after a difference proves less than the first one: a definition of which some builds
+//! differ gets there in the end, if it may begin again each time. Therefore the bound after each further difference is
+//! stated with a smaller chance to be wrong, so that all these chances together are 5 %.
 //!
 //! The bound does not cover a difference that a later migration of the same chain erases, such as rows of a table that
 //! is dropped again: the end of a chain is compared in full, but not the states in between. That is why a link is
@@ -37,18 +43,19 @@ pub const AGE: f64 = 10.0 * 60.0;
 /// of its incremental builds and save little.
 pub const FEW: u32 = 2;
 
-/// The same after a difference was found: at most one link in seven may differ then, at 95 %.
-pub const MANY: u32 = 20;
+/// Share of differing links from which on [`Findings::unseen`] is low enough for long chains, and after a difference for
+/// acceptance at all: 20 equal links in a row without any difference, 24 after the first one, 32 after the second one.
+pub const LITTLE: f64 = 1.0 / 7.0;
 
-/// Length of chains that are checked until [`MANY`] links in a row were found equal.
+/// Length of chains that are checked until at most [`LITTLE`] of the links may differ.
 pub const CHAIN: u32 = 4;
 
 /// Length of chains that are checked afterwards. Longer ones save little in the replays, and a difference would be
 /// found later.
 pub const LONG_CHAIN: u32 = 8;
 
-/// One due template in this number is checked whatever its chain, so that short chains, which are most of the
-/// branches, are represented.
+/// Of the templates whose chain is shorter than [`LONG_CHAIN`], one in this number is checked, so that short chains, which
+/// are most of the branches, are represented. Before, [`CHAIN`] alone leads to more checks than that.
 pub const SAMPLE: u32 = 32;
 
 /// Share of the last day that all rebuilds on the server may take together; the first one of a day always may.
@@ -79,8 +86,8 @@ pub struct Candidate {
 pub struct Findings {
     /// Number of links that rebuilds found equal since the last difference, or since the first rebuild.
     pub equal: u32,
-    /// Whether a rebuild has found a difference.
-    pub differed: bool,
+    /// Number of rebuilds that found a difference.
+    pub differences: u32,
 }
 
 /// Costs of rebuilds in seconds.
@@ -153,22 +160,28 @@ impl Findings {
         *self == Findings::default()
     }
 
-    /// Returns the highest share of incremental builds that may differ from a full build although none of the
-    /// checked ones did, at 95 % confidence; about 3 divided by the number of equal links (the rule of three).
+    /// Returns the highest share of incremental builds that may differ from a full build although none of the last
+    /// checked ones did, at 95 % confidence; about 3 divided by the number of equal links (the rule of three) if there
+    /// was no difference before.
+    ///
+    /// A row of equal links reaches the number from which on this is below the real share with at most the chance of its
+    /// row, 5 % for the first one. The chances of all later rows together are 5 %, too.
     pub fn unseen(&self) -> f64 {
+        let nth = f64::from(self.differences);
+        let chance = if self.differences == 0 { 0.05 } else { 0.05 / (nth * (nth + 1.0)) };
         match self.equal {
             0 => 1.0,
-            equal => 1.0 - 0.05_f64.powf(1.0 / f64::from(equal)),
+            equal => 1.0 - chance.powf(1.0 / f64::from(equal)),
         }
     }
 
     /// Returns the length of a chain from which on it is checked.
     pub fn chain(&self) -> u32 {
-        let sure = if self.differed { MANY } else { FEW };
+        let little = self.unseen() <= LITTLE;
         match self.equal {
-            equal if equal < sure => 1,
-            equal if equal < MANY => CHAIN,
-            _ => LONG_CHAIN,
+            _ if little => LONG_CHAIN,
+            equal if equal < FEW || self.differences > 0 => 1,
+            _ => CHAIN,
         }
     }
 }
@@ -189,8 +202,9 @@ impl Load {
 
 /// Returns whether a due template needs a full build, by its chain and the findings so far. If not, it is accepted.
 pub fn needs_proof(template: &Candidate, findings: &Findings) -> bool {
+    let drawn = findings.chain() == LONG_CHAIN && template.draw < 1.0 / f64::from(SAMPLE);
     // A template without unproved links equals a full build already.
-    template.links > 0 && (template.links >= findings.chain() || template.draw < 1.0 / f64::from(SAMPLE))
+    template.links > 0 && (template.links >= findings.chain() || drawn)
 }
 
 /// Decides about a provisional template, after a use of it. The first incremental build of a definition is checked
@@ -224,7 +238,7 @@ mod tests {
     }
 
     fn equal(links: u32) -> Findings {
-        Findings { equal: links, differed: false }
+        Findings { equal: links, differences: 0 }
     }
 
     fn by_evidence(template: Candidate, findings: Findings) -> Decision {
@@ -246,7 +260,7 @@ mod tests {
         let busy = Load { per_processor: 9.0, active: 3 };
         assert_eq!(decide(&new, &equal(0), &CHEAP, &busy), Decision::Rebuild);
         assert_eq!(decide(&new, &equal(1), &CHEAP, &busy), Decision::Wait(Wait::Unused));
-        let differed = Findings { equal: 0, differed: true };
+        let differed = Findings { equal: 0, differences: 1 };
         assert_eq!(decide(&new, &differed, &CHEAP, &busy), Decision::Wait(Wait::Unused));
     }
 
@@ -255,10 +269,12 @@ mod tests {
         assert_eq!(by_evidence(due(1), equal(FEW - 1)), Decision::Rebuild);
         assert_eq!(by_evidence(due(CHAIN - 1), equal(FEW)), Decision::Accept);
         assert_eq!(by_evidence(due(CHAIN), equal(FEW)), Decision::Rebuild);
-        assert_eq!(by_evidence(due(LONG_CHAIN - 1), equal(MANY)), Decision::Accept);
+        assert_eq!(by_evidence(due(CHAIN), equal(19)), Decision::Rebuild);
+        assert_eq!(by_evidence(due(LONG_CHAIN - 1), equal(20)), Decision::Accept);
         assert_eq!(by_evidence(due(LONG_CHAIN), equal(1000)), Decision::Rebuild);
         let drawn = Candidate { draw: 0.5 / f64::from(SAMPLE), ..due(1) };
         assert_eq!(by_evidence(drawn, equal(1000)), Decision::Rebuild);
+        assert_eq!(by_evidence(drawn, equal(19)), Decision::Accept);
         // Its whole chain was proved by the rebuild of a later template.
         assert_eq!(by_evidence(due(0), equal(0)), Decision::Accept);
     }
@@ -270,11 +286,13 @@ mod tests {
     }
 
     #[test]
-    fn one_difference_makes_the_next_ones_sure() {
-        let after = |equal| Findings { equal, differed: true };
-        assert_eq!(by_evidence(due(1), after(0)), Decision::Rebuild);
-        assert_eq!(by_evidence(due(1), after(MANY - 1)), Decision::Rebuild);
-        assert_eq!(by_evidence(due(1), after(MANY)), Decision::Accept);
+    fn each_difference_makes_the_next_ones_sure_for_longer() {
+        let after = |differences, equal| Findings { equal, differences };
+        for (differences, links) in [(1, 24), (2, 32), (10, 50)] {
+            assert_eq!(by_evidence(due(1), after(differences, 0)), Decision::Rebuild);
+            assert_eq!(by_evidence(due(1), after(differences, links - 1)), Decision::Rebuild, "{links}");
+            assert_eq!(by_evidence(due(1), after(differences, links)), Decision::Accept, "{links}");
+        }
     }
 
     #[test]
@@ -301,6 +319,20 @@ mod tests {
         assert!((equal(0).unseen() - 1.0).abs() < 1e-9);
         assert!((equal(60).unseen() - 0.0487).abs() < 1e-3);
         assert!((equal(300).unseen() - 0.00994).abs() < 1e-4);
-        assert!(equal(MANY).unseen() < 1.0 / 7.0);
+        assert!(equal(20).unseen() < LITTLE && equal(19).unseen() > LITTLE);
+    }
+
+    #[test]
+    fn the_chances_of_a_wrong_bound_after_differences_add_up_to_5_percent() {
+        // The chance that a row of equal links reaches the number at which its bound is too low, if this share differs.
+        for share in [0.3, 0.1, 0.02] {
+            let chance = |differences| {
+                let wrong = (1..).find(|equal| Findings { equal: *equal, differences }.unseen() < share);
+                (1.0 - share).powi(wrong.unwrap_or_default() as i32)
+            };
+            assert!(chance(0) <= 0.05);
+            let later: f64 = (1..200).map(chance).sum();
+            assert!(later <= 0.05, "{later}");
+        }
     }
 }

@@ -371,7 +371,7 @@ pub struct TemplateAnswer {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct RebuildAnswer {
-    /// Number of its uses, its build included.
+    /// Number of its uses, its build included; that of a waypoint was none.
     pub uses: u64,
     /// What the next command that uses it leads to: `rebuild`, `accept` (it counts as equal to a full build without
     /// one), or `wait`; `none` if it is accepted already.

@@ -200,6 +200,11 @@ fn what_is_planned_and_why_is_told() {
         .success()
         .stdout_has("provisional for 60m, used once; the next command that uses it ")
         .stdout_has("; the only rebuild of the definition found no difference\n");
+    Pgstencil::new(&project)
+        .arg("stats")
+        .success()
+        .stdout_has("provisional for 60m, used once; the next command that uses it ")
+        .stdout_has("; the only rebuild of the definition found no difference\n");
     registry(
         &project,
         "update pgstencil.template set provisional = false, accepted_at = now() where chain > 0",

@@ -589,6 +589,15 @@ fn have<T>(result: Result<T, String>) -> Option<T> {
     }
 }
 
+/// The venv with Django; `None` if it cannot be had, as [`have`] says, or cannot use the server.
+pub(crate) fn django_venv() -> Option<PathBuf> {
+    if server().version_major() < 14 {
+        eprintln!("skipped: Django 5.2 needs Postgres 14 or later");
+        return None;
+    }
+    have(venv())
+}
+
 /// The Django example with its requirements.
 struct Django<'s> {
     project: Project<'s>,
@@ -598,11 +607,7 @@ struct Django<'s> {
 impl Django<'_> {
     /// See [`have`].
     fn new() -> Option<Self> {
-        if server().version_major() < 14 {
-            eprintln!("skipped: Django 5.2 needs Postgres 14 or later");
-            return None;
-        }
-        let venv = have(venv())?;
+        let venv = django_venv()?;
         let ours = Path::new(env!("CARGO_BIN_EXE_pgstencil")).parent().unwrap();
         let folders = [venv.join("bin"), ours.to_owned()].into_iter();
         let folders = folders.chain(server().bindir().map(Path::to_owned));

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use serde_json::{Value, json};
 
+use crate::examples::django_venv;
 use crate::support::extension::{ensure, outcome, templates};
 use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, eventually, server};
@@ -102,6 +103,7 @@ fn an_edit_of_the_newest_migration_leaves_a_base_for_the_next_edit() {
         .arg("list")
         .success()
         .stdout_has("waypoint")
+        .stdout_has(", not used yet; ")
         .stdout_has("no command starts a full build, since background work is off")
         .lacks("the next command");
     column(&project, "n1");
@@ -112,7 +114,10 @@ fn an_edit_of_the_newest_migration_leaves_a_base_for_the_next_edit() {
     column(&project, "n2");
     let stats = Pgstencil::new(&project).args(["stats", "--json"]).success().json();
     assert_eq!((&stats["total"]["misses"], &stats["total"]["waypoints"]), (&json!(2), &json!(1)));
-    Pgstencil::new(&project).arg("stats").success().stdout_has("one waypoint as bases of later builds");
+    Pgstencil::new(&project)
+        .arg("stats")
+        .success()
+        .stdout_has("one waypoint was built as the base of later builds");
     // A proof is a build in one step.
     Pgstencil::new(&project).arg("verify").success();
     assert_eq!(project.builds(), 5);
@@ -135,6 +140,8 @@ fn a_waypoint_is_a_provisional_template_of_its_files() {
     let list = templates(&project);
     let row = list.iter().find(|t| t["waypoint"] == true).unwrap();
     assert_eq!(row["rebuild"]["next"], "rebuild", "{row}");
+    // Two hits, and no build for these files.
+    assert_eq!(row["rebuild"]["uses"], 2, "{row}");
     let rebuilt = Pgstencil::new(&project).args(["ensure", "--rebuild", "--json"]).success().json();
     assert_eq!(rebuilt["provisional"], false);
     assert_eq!(waypoints(&project).len(), 0);
@@ -628,4 +635,89 @@ fn names_without_an_order_are_no_obstacle_for_a_copy() {
     put(&project, "b", 1, 2);
     outcome(&project, "extended");
     assert_eq!(tables(&project), "a1.e1 a2.e1 a3.e0 b1.e2 b2.e0 b3.e0");
+}
+
+/// A Django project of two apps, in `shop` the migrations 1 to 4, in `news` 1 to 3, of which 2 and 3 depend on the
+/// newest of `shop`, which is to be edited.
+fn django(project: &Project<'_>) {
+    for app in ["shop", "news"] {
+        project.write(&format!("{app}/__init__.py"), "");
+        project.write(&format!("{app}/migrations/__init__.py"), "");
+        for n in 1..=4 {
+            django_migration(project, app, n, "e0");
+        }
+    }
+    std::fs::remove_file(project.path().join("news/migrations/0004_news4.py")).unwrap();
+    std::fs::remove_dir_all(project.path().join("migrations")).unwrap();
+    project.write(
+        "manage.py",
+        r#"import os, sys
+from django.conf import settings
+from django.core.management import execute_from_command_line
+
+settings.configure(
+    INSTALLED_APPS=["shop", "news"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.postgresql"} | {
+        key: os.environ["PG" + variable] for key, variable in
+        {"NAME": "DATABASE", "HOST": "HOST", "PORT": "PORT", "USER": "USER", "PASSWORD": "PASSWORD"}.items()}},
+)
+execute_from_command_line(sys.argv)
+"#,
+    );
+    let config = project.read("pgstencil.toml");
+    let config = config
+        .replace("\"migrations/*.sql\"", "\"*/migrations/*.py\", \"!**/__init__.py\"")
+        .replace("[template.app]", "[clone]\nbackground = \"off\"\n\n[template.app]");
+    project.write("pgstencil.toml", &config);
+}
+
+fn django_migration(project: &Project<'_>, app: &str, n: u32, column: &str) {
+    let mut after = Vec::new();
+    if n > 1 {
+        after.push(format!("('{app}', '000{0}_{app}{0}')", n - 1));
+    }
+    if (app, n) == ("news", 2) {
+        after.push("('shop', '0004_shop4')".to_owned());
+    }
+    project.write(
+        &format!("{app}/migrations/000{n}_{app}{n}.py"),
+        &format!(
+            "from django.db import migrations, models\n\n\n\
+             class Migration(migrations.Migration):\n    \
+                 dependencies = [{}]\n    \
+                 operations = [migrations.CreateModel('{app}{n}', [('{column}', models.IntegerField(primary_key=True))])]\n",
+            after.join(", ")
+        ),
+    );
+}
+
+#[test]
+fn django_goes_on_from_a_waypoint() {
+    let Some(venv) = django_venv() else { return };
+    let project = Project::extending(server(), "waypoints = \"copy\"");
+    django(&project);
+    let python = venv.join("bin/python");
+    project.build(&Build::Script(format!(
+        "[ -e fast ] || sleep 2; {} -B manage.py migrate --verbosity 0",
+        python.display()
+    )));
+    assert_eq!(outcome(&project, "miss")["provisional"], false);
+    project.write("fast", "");
+    django_migration(&project, "shop", 4, "e1");
+    // Those of the other app that come after it are no part of it: without them Django could not start.
+    assert_eq!(explain(&project)["waypoint"], json!({"copy": true, "migrations": 4, "of": 7}));
+    let miss = outcome(&project, "miss");
+    let later =
+        ["news/migrations/0002_news2.py", "news/migrations/0003_news3.py", "shop/migrations/0004_shop4.py"];
+    assert_eq!(miss["extends"]["added"], json!(later));
+    django_migration(&project, "shop", 4, "e2");
+    let extended = outcome(&project, "extended");
+    assert_eq!(extended["extends"]["added"], json!(later));
+    assert_eq!((waypoints(&project).len(), copies(&project)), (1, 0));
+    let query = "select string_agg(attname, ' ' order by relname)
+                 from pg_class c join pg_attribute a on attrelid = c.oid and attnum > 0
+                 where relkind = 'r' and relname ~ '[34]$'";
+    let run = Pgstencil::new(&project).args(["run", "--", "psql", "-XAtc", query]).success();
+    assert_eq!(run.stdout.trim_end(), "e0 e0 e2");
+    Pgstencil::new(&project).arg("verify").success();
 }

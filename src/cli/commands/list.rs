@@ -92,11 +92,7 @@ pub(crate) async fn list(app: &App, args: List) -> Result<u8> {
     } else {
         let each = app.shared.verbose > 0;
         let look = app.printer.look();
-        let background_off = match app.config() {
-            Ok(config) => app.background_off_by(&config)?.is_some(),
-            Err(_) => false,
-        };
-        app.printer.table(&tables(&listing, each, background_off, look))?;
+        app.printer.table(&tables(&listing, each, background_off(app)?, look))?;
     }
     prune::look(app, &stencil).await;
     Ok(0)
@@ -198,6 +194,20 @@ fn without_size<T>([name, template, of, state, _, age, holder, ends]: [T; 8]) ->
     [name, template, of, state, age, holder, ends]
 }
 
+/// Returns whether no command starts work in the background, as far as a config says.
+pub(super) fn background_off(app: &App) -> Result<bool> {
+    match app.config() {
+        Ok(config) => Ok(app.background_off_by(&config)?.is_some()),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Says of a template since when it is provisional and when it is rebuilt, or why it is accepted.
+pub(super) fn outlook(template: &TemplateListing, background_off: bool) -> Option<String> {
+    let outlook = template.outlook.as_ref()?;
+    Some(format!("{}: {}\n", template.row.fingerprint.short(), outlook.words(background_off)))
+}
+
 fn tables(listing: &Listing, each: bool, background_off: bool, look: Look) -> String {
     let mut text = String::new();
     if !listing.templates.is_empty() {
@@ -205,7 +215,8 @@ fn tables(listing: &Listing, each: bool, background_off: bool, look: Look) -> St
         text += &table(&TEMPLATES, &rows, look);
     }
     let mut remarks = String::new();
-    for TemplateListing { row, outlook, .. } in &listing.templates {
+    for template in &listing.templates {
+        let row = &template.row;
         if let Some(reason) = &row.reason {
             remarks += &format!("{} is {}: {}\n", row.fingerprint.short(), row.state, escape::line(reason));
         }
@@ -217,9 +228,7 @@ fn tables(listing: &Listing, each: bool, background_off: bool, look: Look) -> St
                 escape::line(first)
             );
         }
-        if let Some(outlook) = outlook {
-            remarks += &format!("{}: {}\n", row.fingerprint.short(), outlook.words(background_off));
-        }
+        remarks.extend(outlook(template, background_off));
     }
     text += &look.wrap(&remarks);
     if !listing.clones.is_empty() {

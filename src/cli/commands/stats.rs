@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::Result;
 use crate::wire::{Counts, StatsAnswer};
+use crate::{Result, Stencil};
 
-use super::prune;
+use super::{list, prune};
 use crate::cli::App;
 use crate::cli::output::RED;
 use crate::cli::table::{Cell, Column, Look, table};
@@ -52,12 +52,26 @@ pub(crate) async fn stats(app: &App, args: Stats) -> Result<u8> {
         app.printer.say("no events yet");
     } else {
         let look = app.printer.look();
-        app.printer.table(&tables(&answer, look))?;
+        let mut text = tables(&answer, look);
+        if let Some(stencil) = &stencil {
+            text += &look.wrap(&provisional(app, stencil, args.template.as_deref()).await?);
+        }
+        app.printer.table(&text)?;
     }
     if let Some(stencil) = &stencil {
         prune::look(app, stencil).await;
     }
     Ok(0)
+}
+
+/// Describes the provisional templates, in one line each.
+async fn provisional(app: &App, stencil: &Stencil, name: Option<&str>) -> Result<String> {
+    let listing = stencil.list(false, &app.deadline).await?;
+    let background_off = list::background_off(app)?;
+    let shown = listing.templates.iter().filter(|template| {
+        template.row.provisional && name.is_none_or(|name| template.row.definition == name)
+    });
+    Ok(shown.filter_map(|template| list::outlook(template, background_off)).collect())
 }
 
 const fn columns(first: &'static str, least: usize) -> [Column; 11] {
@@ -99,9 +113,15 @@ fn net(total: &Counts) -> String {
     };
     let waypoints = match usize::try_from(total.waypoints).unwrap_or_default() {
         0 => String::new(),
-        n => format!("{} as bases of later builds\n", count(n, "waypoint")),
+        1 => "one waypoint was built as the base of later builds\n".to_owned(),
+        n => format!("{} were built as bases of later builds\n", count(n, "waypoint")),
+    };
+    let compared = match total.comparisons {
+        0 => String::new(),
+        n => format!("{} of {n} comparisons with full builds found no difference\n", n - total.differences),
     };
     waypoints
+        + &compared
         + &format!(
             "commands waited {} less than for full builds; machines worked {machine} (rebuilds and comparisons took {})\n",
             time(total.saved_ms),
