@@ -1,10 +1,11 @@
 //! Finds entries, downloads and uploads them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
@@ -57,6 +58,8 @@ pub(crate) struct Remote {
     cache: Option<PathBuf>,
     /// Whether earlier failures do not count: the user asked for the store itself.
     insists: bool,
+    /// Builds that this command announced: the key, and until when others may wait, in seconds since 1970.
+    announced: Mutex<BTreeMap<String, u64>>,
 }
 
 /// A verified manifest.
@@ -89,6 +92,27 @@ pub(crate) enum Announced {
 const UNKNOWN: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(30 * 60);
+/// Time for which an announcement holds unless it is renewed: that of a command that was killed is soon of no account.
+const HOLDS: Duration = Duration::from_secs(90);
+/// Time between two renewals.
+pub(crate) const RENEWED: Duration = Duration::from_secs(20);
+
+/// Text of an announcement: until when it holds, and until when others may wait, in seconds since 1970.
+fn announcement(now: u64, latest: u64) -> Vec<u8> {
+    format!("{} {latest}", now + HOLDS.as_secs()).into_bytes()
+}
+
+/// Returns how long others may still wait for an announced build; zero if the announcement no longer holds.
+fn left(text: &[u8], now: u64) -> Duration {
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    let numbers = text.trim().split_once(' ').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    let (holds, latest): (u64, u64) = numbers.unwrap_or_default();
+    if holds <= now {
+        return Duration::ZERO;
+    }
+    // The clocks may differ.
+    Duration::from_secs(latest.saturating_sub(now)).min(LONGEST)
+}
 
 /// A store that does nothing, for one that cannot be used.
 #[derive(Debug)]
@@ -163,6 +187,7 @@ impl Remote {
             signing,
             cache: env.cache_dir(),
             insists: false,
+            announced: Mutex::default(),
         }))
     }
 
@@ -251,6 +276,17 @@ impl Remote {
 
     /// Returns the entry of these inputs; or the reason why there is none.
     pub(crate) async fn exact(&self, definition: &str, recipe: &Recipe) -> std::result::Result<Found, Why> {
+        self.find(definition, recipe)
+            .await?
+            .ok_or_else(|| format!("it has no template {}", recipe.fingerprint().short()))
+    }
+
+    /// Returns the entry of these inputs, if the store has it; or the reason why it cannot be used.
+    pub(crate) async fn find(
+        &self,
+        definition: &str,
+        recipe: &Recipe,
+    ) -> std::result::Result<Option<Found>, Why> {
         if let Some(why) = self.why_no_read() {
             return Err(why);
         }
@@ -259,12 +295,12 @@ impl Remote {
             let mut refused = None;
             for scope in &self.standing.scopes {
                 match self.manifest(definition, scope, &fingerprint, recipe).await? {
-                    Ok(Some(found)) => return Ok(Ok(found)),
+                    Ok(Some(found)) => return Ok(Ok(Some(found))),
                     Ok(None) => {}
                     Err(why) => refused = Some(why),
                 }
             }
-            Ok(Err(refused.unwrap_or_else(|| format!("it has no template {}", &fingerprint[..12]))))
+            Ok(refused.map_or(Ok(None), Err))
         });
         looked.await?
     }
@@ -404,13 +440,14 @@ impl Remote {
         Ok(fitting.into_iter().map(|(_, _, scope, fingerprint)| (scope, fingerprint)).collect())
     }
 
-    /// Returns the entries of a core whose fingerprints begin with these digits.
+    /// Returns the entry of a core whose fingerprint begins with these digits, if the store has one; or the reason why
+    /// it cannot be used.
     pub(crate) async fn by_digits(
         &self,
         definition: &str,
         recipe: &Recipe,
         digits: &str,
-    ) -> std::result::Result<Found, Why> {
+    ) -> std::result::Result<Option<Found>, Why> {
         if let Some(why) = self.why_no_read() {
             return Err(why);
         }
@@ -425,16 +462,14 @@ impl Remote {
                     let fingerprint = object.key.rsplit(['/', '-']).next().unwrap_or_default();
                     if fingerprint.starts_with(digits) && Fingerprint::from_str(fingerprint).is_ok() {
                         match self.manifest(definition, scope, fingerprint, recipe).await? {
-                            Ok(Some(found)) => return Ok(Ok(found)),
+                            Ok(Some(found)) => return Ok(Ok(Some(found))),
                             Ok(None) => {}
                             Err(why) => return Ok(Err(why)),
                         }
                     }
                 }
             }
-            Ok(Err(format!(
-                "it has no template {digits} with the current build command, inputs and server version"
-            )))
+            Ok(Ok(None))
         });
         looked.await?
     }
@@ -449,17 +484,18 @@ impl Remote {
     ) -> Announced {
         let written = self.why_no_write().is_none().then(|| self.standing.write.as_deref().ok()).flatten();
         let limit = expected.map_or(UNKNOWN, |time| time.mul_f64(1.5)).clamp(SHORTEST, LONGEST);
-        let until = now_s() + limit.as_secs();
+        let latest = now_s() + limit.as_secs();
+        let ours = |key: String| {
+            self.announced().insert(key, latest);
+            Announced::Ours
+        };
         let looked = self.within(async {
             for scope in &self.standing.scopes {
                 let key = entry::building(&self.project, definition, scope, fingerprint);
                 let Some(bytes) = self.store.get(&key, entry::HEAD).await? else {
                     continue;
                 };
-                let until = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse::<u64>().ok());
-                let left = until.unwrap_or_default().saturating_sub(now_s());
-                // The clocks may differ.
-                let left = Duration::from_secs(left).min(LONGEST);
+                let left = left(&bytes, now_s());
                 if !left.is_zero() {
                     return Ok(Announced::Other(left));
                 }
@@ -468,16 +504,15 @@ impl Remote {
                 return Ok(Announced::Nobody);
             };
             let key = entry::building(&self.project, definition, scope, fingerprint);
-            if self.store.put(&key, until.to_string().into_bytes(), true).await? {
-                return Ok(Announced::Ours);
+            if self.store.put(&key, announcement(now_s(), latest), true).await? {
+                return Ok(ours(key));
             }
             let bytes = self.store.get(&key, entry::HEAD).await?;
-            let theirs = bytes.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse::<u64>().ok());
-            let left = Duration::from_secs(theirs.unwrap_or_default().saturating_sub(now_s())).min(LONGEST);
+            let left = left(&bytes.unwrap_or_default(), now_s());
             if left.is_zero() {
                 // That of a command that was killed.
-                self.store.put(&key, until.to_string().into_bytes(), false).await?;
-                return Ok(Announced::Ours);
+                self.store.put(&key, announcement(now_s(), latest), false).await?;
+                return Ok(ours(key));
             }
             Ok(Announced::Other(left))
         });
@@ -492,7 +527,8 @@ impl Remote {
         let looked = self.within(async {
             for scope in &self.standing.scopes {
                 let key = entry::building(&self.project, definition, scope, fingerprint);
-                if self.store.get(&key, entry::HEAD).await?.is_some() {
+                let bytes = self.store.get(&key, entry::HEAD).await?;
+                if bytes.is_some_and(|bytes| !left(&bytes, now_s()).is_zero()) {
                     return Ok(true);
                 }
             }
@@ -501,10 +537,32 @@ impl Remote {
         looked.await.unwrap_or(false)
     }
 
-    /// Takes the announcement back, since the build ended or failed.
+    fn announced(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own_announcement(&self, definition: &str, fingerprint: &str) -> Option<String> {
+        let scope = self.standing.write.as_ref().ok()?;
+        Some(entry::building(&self.project, definition, scope, fingerprint))
+    }
+
+    /// Renews the announcement of this command, if there is one, since the build goes on.
+    pub(crate) async fn renew(&self, definition: &str, fingerprint: &str) {
+        let Some(key) = self.own_announcement(definition, fingerprint) else {
+            return;
+        };
+        let latest = self.announced().get(&key).copied();
+        if let Some(latest) = latest {
+            // Otherwise it expires, and others build, too.
+            let _ = self.within(self.store.put(&key, announcement(now_s(), latest), false)).await;
+        }
+    }
+
+    /// Takes the announcement of this command back, if there is one, since the build ended or failed.
     pub(crate) async fn withdraw(&self, definition: &str, fingerprint: &str) {
-        if let Ok(scope) = &self.standing.write {
-            let key = entry::building(&self.project, definition, scope, fingerprint);
+        if let Some(key) = self.own_announcement(definition, fingerprint)
+            && self.announced().remove(&key).is_some()
+        {
             // Otherwise it expires.
             let _ = self.within(self.store.delete(&key)).await;
         }
@@ -798,6 +856,20 @@ mod nowhere {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_announcement_holds_while_it_is_renewed() {
+        let text = announcement(1000, 1600);
+        assert_eq!(left(&text, 1000), Duration::from_secs(600));
+        assert_eq!(left(&text, 1089), Duration::from_secs(511));
+        // The command was killed.
+        assert_eq!(left(&text, 1090), Duration::ZERO);
+        // It builds for longer than others wait.
+        assert_eq!(left(&announcement(1700, 1600), 1701), Duration::ZERO);
+        assert_eq!(left(&announcement(0, u64::MAX), 1), LONGEST);
+        assert_eq!(left(b"nonsense", 1), Duration::ZERO);
+        assert!(RENEWED * 3 < HOLDS);
+    }
 
     #[test]
     fn without_the_feature_the_error_names_it() {

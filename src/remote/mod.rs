@@ -40,7 +40,7 @@ use crate::names::Fingerprint;
 use crate::pg::replay::Replay;
 
 #[cfg(feature = "cli")]
-pub(crate) use self::client::{Announced, Found, Remote, now_s};
+pub(crate) use self::client::{Announced, Found, RENEWED, Remote, now_s};
 #[cfg(not(feature = "cli"))]
 pub(crate) use self::off::Remote;
 #[cfg(feature = "cli")]

@@ -71,7 +71,7 @@ pub use self::open::StencilBuilder;
 pub(crate) use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::release::Released;
 #[cfg(feature = "cli")]
-pub(crate) use self::remote::Pushed;
+pub(crate) use self::remote::{NotPulled, Pushed};
 pub use self::request::DatabaseRequest;
 pub(crate) use self::reuse::Age;
 pub(crate) use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};

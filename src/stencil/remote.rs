@@ -8,6 +8,7 @@ use crate::registry::TemplateState;
 use crate::remote::{Finding, Level, Remote};
 use crate::template::{self, push};
 
+pub(crate) use crate::template::NotPulled;
 pub(crate) use crate::template::push::Pushed;
 
 impl Stencil {
@@ -75,7 +76,7 @@ impl Stencil {
         digits: Option<&str>,
         deadline: &Deadline,
         observe: Observe<'_>,
-    ) -> Result<std::result::Result<(Fingerprint, bool), String>> {
+    ) -> Result<std::result::Result<(Fingerprint, bool), NotPulled>> {
         let remote = self.the_store()?;
         self.refuse_untrusted("pulled")?;
         let definition = self.definition(definition)?;

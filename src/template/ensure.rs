@@ -189,7 +189,8 @@ impl<'a, 'c> Request<'a, 'c> {
                 Tried::Not(None) => {}
             }
         }
-        let built = build_fully(registry, self.context, permit, why).await;
+        let building = build_fully(registry, self.context, permit, why);
+        let built = pull::renewing(self.context, &self.recipe, building).await;
         if !matches!(&built, Ok(Built { ended: Ended::Sealed(_), .. })) {
             pull::withdraw(self.context, &self.recipe).await;
         }

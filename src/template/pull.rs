@@ -16,7 +16,7 @@ use crate::pg::{Doing as _, catalog, is_connection_loss, sql};
 use crate::quantity::{count, seconds, size};
 use crate::registry::{Registry, TemplateState};
 use crate::remote::entry::Manifest;
-use crate::remote::{Announced, Found, Pulled, PulledDatabase, Remote, Shown, ShownEntry};
+use crate::remote::{Announced, Found, Pulled, PulledDatabase, RENEWED, Remote, Shown, ShownEntry};
 
 /// Result of an attempt to pull a template.
 pub(super) enum Tried {
@@ -27,6 +27,20 @@ pub(super) enum Tried {
 
 /// Reason why nothing was pulled.
 type Why = String;
+
+/// Reason why nothing was pulled, for those who asked for it.
+#[derive(Clone, Debug)]
+pub(crate) struct NotPulled {
+    pub(crate) why: Why,
+    /// Whether the store answers, and does not have the template.
+    pub(crate) missing: bool,
+}
+
+impl From<Why> for NotPulled {
+    fn from(why: Why) -> Self {
+        NotPulled { why, missing: false }
+    }
+}
 
 /// Pulls the template that the permit is for. `extension`: the expected time of an incremental build that is possible
 /// instead.
@@ -97,6 +111,25 @@ pub(super) async fn wait_for_another(
     // Now this one builds.
     remote.announce(name, &of, full).await;
     Ok(Tried::Not(Some("the build of another machine did not end in time".into())))
+}
+
+/// Runs a build, and renews its announcement until it ends.
+pub(super) async fn renewing<T>(context: &Context<'_>, recipe: &Recipe, build: impl Future<Output = T>) -> T {
+    let Some(remote) = context.remote else {
+        return build.await;
+    };
+    let (name, fingerprint) = (&context.definition.name, recipe.fingerprint().to_string());
+    let renewals = async {
+        loop {
+            tokio::time::sleep(RENEWED).await;
+            remote.renew(name, &fingerprint).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = build => done,
+        () = renewals => unreachable!("it never ends"),
+    }
 }
 
 /// Time between two looks into the store.
@@ -209,18 +242,27 @@ pub(crate) async fn pull_now(
     remote: &Remote,
     recipe: &Recipe,
     digits: Option<&str>,
-) -> Result<std::result::Result<(Fingerprint, bool), Why>> {
+) -> Result<std::result::Result<(Fingerprint, bool), NotPulled>> {
     if let Some(why) = never(context) {
-        return Ok(Err(why));
+        return Ok(Err(why.into()));
     }
     let name = &context.definition.name;
     let found = match digits {
-        None => remote.exact(name, recipe).await,
+        None => remote.find(name, recipe).await,
         Some(digits) => remote.by_digits(name, recipe, digits).await,
     };
     let found = match found {
-        Ok(found) => found,
-        Err(why) => return Ok(Err(why)),
+        Ok(Some(found)) => found,
+        Ok(None) => {
+            let why = match digits {
+                None => format!("it has no template {}", recipe.fingerprint().short()),
+                Some(digits) => format!(
+                    "it has no template {digits} with the current build command, inputs and server version"
+                ),
+            };
+            return Ok(Err(NotPulled { why, missing: true }));
+        }
+        Err(why) => return Ok(Err(why.into())),
     };
     let fingerprint = found.recipe.fingerprint();
     let state = TemplateState::Ready;
@@ -230,7 +272,7 @@ pub(crate) async fn pull_now(
     let permit = match BuildPermit::ask(registry, context, &found.recipe).await? {
         Some(Asked::Granted(permit)) => permit,
         Some(Asked::Busy(_) | Asked::Serial(_)) | None => {
-            return Ok(Err("another process builds or pulls it".into()));
+            return Ok(Err("another process builds or pulls it".to_owned().into()));
         }
     };
     let pulled = pull(registry, context, remote, &permit, &found, recipe).await;
@@ -240,8 +282,10 @@ pub(crate) async fn pull_now(
             template.let_go(registry).await?;
             Ok((fingerprint, true))
         }
-        Ok(Ended::Overtaken(_) | Ended::Unsealed(..)) => Err("files changed in the meantime".into()),
-        Err(why) => Err(why),
+        Ok(Ended::Overtaken(_) | Ended::Unsealed(..)) => {
+            Err("files changed in the meantime".to_owned().into())
+        }
+        Err(why) => Err(why.into()),
     })
 }
 

@@ -403,6 +403,16 @@ fn of_two_machines_at_once_one_builds() {
     assert_eq!(second.wait().json()["outcome"], "pulled");
     assert_eq!((fleet.one.builds(), fleet.two.builds()), (1, 0));
     assert!(fleet.files("/building/").is_empty());
+    // Nor is one waited for whose command was killed, once its announcement was not renewed for a while.
+    let fleet = Fleet::new();
+    fleet.both().iter().for_each(|project| project.build(&crate::support::Build::Gate));
+    let mut killed = on(&fleet.one, &["ensure"]).spawn();
+    assert!(eventually(PATIENCE, || !fleet.files("/building/").is_empty()));
+    killed.kill9();
+    fs::write(&fleet.files("/building/")[0], "1 99999999999").unwrap();
+    fleet.two.write("go", "");
+    fleet.second("miss").lacks("another machine");
+    assert!(fleet.files("/building/").is_empty());
     // A build that fails is not waited for.
     let fleet = Fleet::new();
     fleet.add_migration("0003_bad", "select 1/0");

@@ -288,6 +288,12 @@ fn each_failure_of_a_store_is_a_miss_that_is_told() {
     }
     let pushed = fleet.run(&fleet.one, &["push"]);
     pushed.code(1).stderr_has("nothing was pushed").stderr_has("it answered 302 Found");
+    // `pull` tells a store that fails from one that does not have the template.
+    fleet.run(&fleet.two, &["pull"]).code(1).stderr_has("it answered 302 Found");
+    objects.heal();
+    objects.ways(|ways| ways.lost = Some("manifest"));
+    fleet.run(&fleet.two, &["pull"]).code(6).stderr_has("it has no template");
+    fleet.run(&fleet.two, &["pull", "0123abcd"]).code(6).stderr_has("it has no template 0123abcd");
     // It is never there for some objects, as in a bucket that one may not list.
     objects.heal();
     objects.ways(|ways| ways.lost = Some("manifest"));

@@ -2,12 +2,12 @@
 
 use crate::quantity::{age, count, seconds, size};
 use crate::remote::Remote as Store;
-use crate::stencil::Pushed;
+use crate::stencil::{NotPulled, Pushed};
 use crate::wire::{
     EntryAnswer, PullAnswer, PushAnswer, PushedAnswer, RemoteDoctorAnswer, RemoteListAnswer,
     RemotePruneAnswer, VERSION,
 };
-use crate::{Error, Result};
+use crate::{Error, Kind, Result};
 
 use crate::cli::args::digits;
 use crate::cli::table::{Cell, Column, table};
@@ -35,7 +35,8 @@ pub(crate) struct Push {
 /// Pull a template from the remote store
 ///
 /// Commands pull what they need by themselves, if a build would take longer. This command pulls a template in any case,
-/// unless the server has it. The exit code is 1 if nothing could be pulled.
+/// unless the server has it. The exit code is 6 if the store does not have the template, and 1 if it
+/// cannot be used.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  pgstencil pull                 the template of the current files\n  pgstencil pull be819a32ef1e    another one of the same definition"
@@ -133,6 +134,7 @@ pub(crate) async fn pull(app: &App, args: Pull) -> Result<u8> {
         .pull(Some(&name), args.fingerprint.as_deref(), &app.deadline, &|event| printer.tell(&event))
         .await?;
     app.printer.finish();
+    let missing = pulled.as_ref().is_err_and(|not| not.missing);
     let (fingerprint, done, reason) = match pulled {
         Ok((fingerprint, done)) => {
             if !done {
@@ -141,7 +143,7 @@ pub(crate) async fn pull(app: &App, args: Pull) -> Result<u8> {
             }
             (Some(fingerprint), done, None)
         }
-        Err(why) => {
+        Err(NotPulled { why, .. }) => {
             app.printer.warn(&format!("nothing was pulled from {store}: {why}"));
             (None, false, Some(why))
         }
@@ -162,7 +164,10 @@ pub(crate) async fn pull(app: &App, args: Pull) -> Result<u8> {
             }
         }
     }
-    Ok(u8::from(answer.reason.is_some()))
+    Ok(match missing {
+        true => Kind::NotFound.exit_code(),
+        false => u8::from(answer.reason.is_some()),
+    })
 }
 
 pub(crate) async fn remote(app: &App, args: Remote) -> Result<u8> {
