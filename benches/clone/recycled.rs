@@ -80,6 +80,16 @@ pub(crate) fn measure(place: &Place, rounds: usize) {
                     let both = ours.iter().zip(&raw).map(|(ours, raw)| part(ours) / part(raw));
                     median(&both.collect::<Vec<_>>())
                 };
+                let met = |value: f64, goal: f64| if value <= goal { "met" } else { "missed" };
+                let goals: Vec<String> = goals(tables, recycle, clients)
+                    .map(|(cpu, throughput)| {
+                        let cpu = cpu.map(|most| format!("CPU ≤ {most}: {}", met(ratio(|r| r.1), most)));
+                        let throughput = throughput.map(|least| {
+                            format!("throughput ≥ {least}: {}", met(ratio(|r| r.0), 1.0 / least))
+                        });
+                        cpu.into_iter().chain(throughput).collect::<Vec<_>>()
+                    })
+                    .unwrap_or_default();
                 rows.push(vec![
                     format!("{tables} tables, {what}"),
                     clients.to_string(),
@@ -89,6 +99,7 @@ pub(crate) fn measure(place: &Place, rounds: usize) {
                     ms(Some(of(&raw, |r| r.0))),
                     ms(Some(of(&ours, |r| r.0))),
                     times(Some(1.0 / ratio(|r| r.0))),
+                    goals.join(", "),
                 ]);
                 runtime.block_on(stencil.close());
                 tell(&rows.last().map(|row| row.join(" | ")).unwrap_or_default());
@@ -104,12 +115,24 @@ pub(crate) fn measure(place: &Place, rounds: usize) {
         "time, raw",
         "recycled, until settled",
         "throughput ÷ raw",
+        "goal",
     ];
     println!(
         "\n## Recycled: {DATABASES} hand-outs a loop by the library, medians of {repeats} loops, in ms, load {before} to {}\n{}",
         load(),
         markdown(&head.map(str::to_owned), &rows)
     );
+}
+
+/// The goals for the server's processor time and the throughput, as multiples of raw SQL.
+fn goals(tables: usize, recycle: &str, clients: usize) -> Option<(Option<f64>, Option<f64>)> {
+    let throughput = |goal| (clients == 8).then_some(goal);
+    match (tables, recycle) {
+        (_, "clean") => Some((None, throughput(5.0))),
+        (100, "wash") => Some((Some(0.5), throughput(2.0))),
+        (400, "wash") => Some((Some(0.15), throughput(2.0))),
+        _ => None,
+    }
 }
 
 /// Processor time of the server when the sessions that were closed have ended.

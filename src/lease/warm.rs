@@ -44,6 +44,18 @@ pub(crate) async fn claim(
     batch: &mut Batch<'_>,
     look: Look,
 ) -> Result<Option<Provenance>> {
+    claim_only(registry, context, fingerprint, batch, look, None).await
+}
+
+/// As [`claim`]. `only`: the id of the only clone that will do.
+async fn claim_only(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    fingerprint: &Fingerprint,
+    batch: &mut Batch<'_>,
+    look: Look,
+    only: Option<&str>,
+) -> Result<Option<Provenance>> {
     let count = batch.missing();
     if count == 0 {
         return Ok(None);
@@ -58,6 +70,7 @@ pub(crate) async fn claim(
         looked_at: look == Look::Done,
         full_only: look == Look::Proven,
         count,
+        only,
         holder: context.holder,
     };
     let (rows, findings) = registry.claim_warm(&wish).await?;
@@ -92,8 +105,9 @@ pub(crate) async fn claim(
     }
 }
 
-/// Time for which a request waits until other sessions have made released clones warm again: about that of a copy.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// Time for which a request waits while other sessions make released clones warm again. A copy takes less on an idle
+/// machine, but then so does that; on a busy one a copy only adds to the work.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Adds clones of the template with this fingerprint that were released and can become warm again at once, as long as
 /// there are some and the batch lacks clones: that costs less than a copy, and nothing has to be dropped.
@@ -111,7 +125,9 @@ pub(crate) async fn claim_released(
     while hook::is_recycled(context) && !batch.is_full() {
         match recycle::for_caller(registry, context, fingerprint).await? {
             ForCaller::Again(again) => {
-                let claimed = claim(registry, context, fingerprint, batch, Look::None).await;
+                // Others may be about to claim other ones, and hold the locks of these.
+                let only = Some(again.id.as_str());
+                let claimed = claim_only(registry, context, fingerprint, batch, Look::None, only).await;
                 let unlocked = registry.session().unlock(LockKey::clone(&again.id)).await;
                 // The registry alone does not show that it is fit.
                 let Some(claimed) = claimed? else {

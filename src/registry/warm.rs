@@ -37,6 +37,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) full_only: bool,
     /// Number of clones.
     pub(crate) count: usize,
+    /// Id of the only clone that will do.
+    pub(crate) only: Option<&'a str>,
     /// Process that asks.
     pub(crate) holder: &'a Holder,
 }
@@ -150,7 +152,7 @@ async fn claim(session: &mut Session, wish: &Wish<'_>) -> Result<Statement> {
     let accepts = definition.rebuild == Rebuild::Auto;
     let unsorted = definition.extend == Extend::Always;
     let holder = Json(wish.holder);
-    let values: [&dyn Literal; 12] = [
+    let values: [&dyn Literal; 13] = [
         &wish.project,
         &definition.name,
         &wish.fingerprint,
@@ -163,6 +165,7 @@ async fn claim(session: &mut Session, wish: &Wish<'_>) -> Result<Statement> {
         &kept,
         &unsorted,
         &accepts,
+        &wish.only,
     ];
     session.planned("pgstencil_claim", CLAIM, &values).await.doing(|| "take a warm clone".into())
 }

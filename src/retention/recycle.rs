@@ -87,7 +87,7 @@ pub(crate) async fn recycle(registry: &mut Registry, clone: &str, wanted: For) -
 /// What [`for_caller`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ForCaller {
-    /// This clone is warm again. The caller releases its lock when it has claimed that one or another.
+    /// This clone is warm again. The caller releases its lock when it has claimed it.
     Again(WarmAgain),
     /// Other sessions are about to make some warm again.
     Others,

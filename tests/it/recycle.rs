@@ -98,7 +98,7 @@ pub(crate) const READS: [&str; 6] = [
     "explain (analyze) select count(*) from items",
     "select * from pg_indexes; select * from information_schema.columns limit 5; select lo_get(4711)",
     "begin; declare c cursor for select * from items; fetch 3 from c; commit; select twice(2)",
-    "set work_mem = '5MB'; prepare q as select 1; listen x; select pg_advisory_lock(1)",
+    "set work_mem = '5MB'; deallocate all; prepare q as select 1; listen x; select pg_advisory_lock(1)",
     "update items set price = 0 where false; delete from items where id < 0",
 ];
 

@@ -23,6 +23,7 @@ found AS MATERIALIZED (
     SELECT c.id, c.lock_key
       FROM pgstencil.clone c
      WHERE c.state = 'warm' AND c.template_id = (SELECT id FROM of)
+       AND ($13::text IS NULL OR c.id = $13::text)
      LIMIT $5
        FOR UPDATE SKIP LOCKED),
 locked AS MATERIALIZED (
