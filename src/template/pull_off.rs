@@ -44,6 +44,11 @@ pub(super) async fn wait_for_another(_: &mut Registry, _: &Context<'_>, _: &Buil
     Ok(Tried::Not(None))
 }
 
+/// Runs a build.
+pub(super) async fn renewing<T>(_: &Context<'_>, _: &Recipe, build: impl Future<Output = T>) -> T {
+    build.await
+}
+
 pub(super) async fn withdraw(_: &Context<'_>, _: &Recipe) {}
 
 pub(super) fn tell_miss(_: &Context<'_>, _: &str) {}
