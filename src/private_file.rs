@@ -24,6 +24,10 @@ const FILE: u32 = 0o600;
 const DIRECTORY: u32 = 0o700;
 /// Bits of group and others.
 const OTHERS: u32 = 0o077;
+/// Beginning of the names of files that are locked as long as they are written.
+const LOCKED: &str = ".pgstencil-cache-";
+/// Age below which such a file is left alone.
+const YOUNG: std::time::Duration = std::time::Duration::from_secs(10);
 /// Maximum number of links that lead to a file, as in the kernel.
 const MOST_LINKS: usize = 40;
 /// Hint if a file of another user prevents an output.
@@ -171,7 +175,23 @@ impl NewFile {
     /// # Errors
     /// Errors of the system.
     pub(crate) fn beside(name: &Path) -> io::Result<Self> {
-        let path = name.with_file_name(format!(".pgstencil-{}", names::random_text(12)));
+        NewFile::named(name, &format!(".pgstencil-{}", names::random_text(12)))
+    }
+
+    /// Creates a file like [`NewFile::beside`], which is locked as long as it is written, so that
+    /// [`remove_abandoned`] finds it if the process is killed.
+    ///
+    /// # Errors
+    /// As [`NewFile::beside`].
+    pub(crate) fn locked_beside(name: &Path) -> io::Result<Self> {
+        let new = NewFile::named(name, &format!("{LOCKED}{}", names::random_text(12)))?;
+        // Without locks on this file system, such files are never removed.
+        let _ = new.file.try_lock();
+        Ok(new)
+    }
+
+    fn named(name: &Path, own: &str) -> io::Result<Self> {
+        let path = name.with_file_name(own);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE).open(&path)?;
         Ok(NewFile { file, path, name: name.to_owned(), is_kept: false })
     }
@@ -200,6 +220,37 @@ impl NewFile {
         fs::rename(&self.path, &self.name)?;
         self.is_kept = true;
         Ok(())
+    }
+}
+
+/// Removes what killed processes left in the directory of a file: files of [`NewFile::locked_beside`] that belong to the
+/// current user and that no process has locked.
+pub(crate) fn remove_abandoned(beside: &Path) {
+    let directory = match beside.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(LOCKED)) else {
+            continue;
+        };
+        if rest.len() != 12 || !rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+            continue;
+        }
+        let path = entry.path();
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        let Ok(file) = OpenOptions::new().read(true).custom_flags(flags).open(&path) else {
+            continue;
+        };
+        let is_ours = file.metadata().is_ok_and(|about| {
+            let age = about.modified().ok().and_then(|time| time.elapsed().ok());
+            // One that was created a moment ago may not be locked yet.
+            about.is_file() && about.uid() == geteuid().as_raw() && age.is_some_and(|age| age > YOUNG)
+        });
+        if is_ours && file.try_lock().is_ok() {
+            let _ = fs::remove_file(&path);
+        }
     }
 }
 
@@ -569,6 +620,30 @@ mod tests {
         assert_eq!(copy.modified().unwrap(), long_ago);
         assert_eq!((before.ctime(), before.ctime_nsec()), (after.ctime(), after.ctime_nsec()));
         assert_eq!((after.nlink(), copy.nlink(), mode(&to)), (1, 1, 0o555));
+    }
+
+    #[test]
+    fn only_files_of_dead_processes_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("f");
+        let old = |name: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, "").unwrap();
+            let then = std::time::SystemTime::now() - 10 * YOUNG;
+            File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
+            path
+        };
+        let mut writing = NewFile::locked_beside(&file).unwrap();
+        writing.file().set_modified(std::time::SystemTime::now() - 10 * YOUNG).unwrap();
+        let dead = old(&format!("{LOCKED}abcdefghij23"));
+        let others = [old(".pgstencil-abcdefghij23"), old(".pgstencil-cache-mine.txt"), old("other")];
+        let young = directory.path().join(format!("{LOCKED}abcdefghij24"));
+        fs::write(&young, "").unwrap();
+        remove_abandoned(&file);
+        assert!(!dead.exists() && writing.path.exists() && young.exists());
+        assert!(others.iter().all(|path| path.exists()));
+        writing.finish().unwrap();
+        assert!(file.exists());
     }
 
     #[test]

@@ -15,6 +15,8 @@ const SECRET: &str = "ed25519-secret:";
 pub(crate) enum Purpose {
     /// The manifest of a cache file.
     CacheFile,
+    /// The manifest of a file of dumps.
+    CacheDumps,
     /// The manifest or the head of an entry of a remote store.
     RemoteEntry,
 }
@@ -23,6 +25,7 @@ impl Purpose {
     fn text(self) -> &'static [u8] {
         match self {
             Purpose::CacheFile => b"pgstencil cache file\0",
+            Purpose::CacheDumps => b"pgstencil cache dumps\0",
             Purpose::RemoteEntry => b"pgstencil remote entry\0",
         }
     }

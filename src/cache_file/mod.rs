@@ -8,11 +8,13 @@
 //! ```
 //!
 //! The manifest has the length and the hash of the payload, and the signature is of the manifest. So a file that was
-//! cut off, damaged or forged is recognized before anything of it is unpacked. `layout` is the list of what an archive
+//! cut off, damaged or forged is recognized before anything of it is unpacked. `dumps` has the other kind of file, for
+//! servers that pgstencil did not start: dumps of templates, below a first line of its own. `layout` is the list of what an archive
 //! may contain; directories and configuration are never in it. `control` reads Postgres's control file, and knows the
 //! WAL that a clean start needs.
 
 pub(crate) mod control;
+mod dumps;
 mod header;
 pub(crate) mod key;
 pub(crate) mod layout;
@@ -23,6 +25,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use dumps::{DumpFile, DumpManifest};
 pub(crate) use header::CacheFile;
 pub(crate) use pack::{copy, pack};
 
@@ -48,6 +51,9 @@ pub(crate) struct Manifest {
     pub(crate) control_version: u32,
     /// Locale of new databases.
     pub(crate) locale: Locale,
+    /// Version of the registries, at most.
+    #[serde(default)]
+    pub(crate) registry: Option<i32>,
     /// The templates.
     pub(crate) templates: Vec<Packed>,
     /// Number of files in the archive.
@@ -119,6 +125,8 @@ pub(crate) enum Reason {
     Unreadable,
     /// It is not a cache file.
     Foreign,
+    /// It is a cache file of the other kind: data of a private server, or dumps.
+    Form,
     /// A newer pgstencil wrote it.
     Newer,
     /// Its end is missing.
@@ -129,6 +137,8 @@ pub(crate) enum Reason {
     Unsigned,
     /// It is signed with a key that is not trusted.
     Untrusted,
+    /// It is of another project.
+    Project,
     /// It is from another operating system or architecture.
     Platform,
     /// It is from another major version of Postgres.
@@ -150,11 +160,13 @@ impl Reason {
             Reason::Missing => "missing",
             Reason::Unreadable => "unreadable",
             Reason::Foreign => "foreign",
+            Reason::Form => "other_kind",
             Reason::Newer => "newer_format",
             Reason::Truncated => "truncated",
             Reason::Damaged => "damaged",
             Reason::Unsigned => "unsigned",
             Reason::Untrusted => "untrusted",
+            Reason::Project => "other_project",
             Reason::Platform => "other_platform",
             Reason::Major => "other_major",
             Reason::Locale => "other_locale",

@@ -8,9 +8,10 @@ use tar::{Builder, EntryType, Header};
 use zstd::stream::write::Encoder;
 
 use super::control::Wal;
+use super::header::Form;
 use super::key::SecretKey;
 use super::{Manifest, Payload, WINDOW, header, layout};
-use crate::private_file::{Directory, Entry, NewFile};
+use crate::private_file::{Directory, Entry, NewFile, remove_abandoned};
 
 /// Level of zstd. Higher ones cost much and gain little.
 const LEVEL: i32 = 3;
@@ -50,7 +51,8 @@ pub(crate) fn pack(
     key: Option<&SecretKey>,
     path: &Path,
 ) -> io::Result<(Manifest, u64)> {
-    let mut payload = NewFile::beside(path)?;
+    remove_abandoned(path);
+    let mut payload = NewFile::locked_beside(path)?;
     let counted = Counted { to: payload.file(), hasher: blake3::Hasher::new(), bytes: 0 };
     let mut encoder = Encoder::new(counted, LEVEL)?;
     encoder.long_distance_matching(true)?;
@@ -83,8 +85,8 @@ pub(crate) fn pack(
     manifest.payload =
         Payload { bytes: counted.bytes, blake3: counted.hasher.finalize().to_hex().to_string() };
 
-    let mut whole = NewFile::beside(path)?;
-    header::write(&manifest, key, whole.file())?;
+    let mut whole = NewFile::locked_beside(path)?;
+    header::write(Form::Cluster, &manifest, key, whole.file())?;
     payload.file().seek(SeekFrom::Start(0))?;
     io::copy(payload.file(), whole.file())?;
     let bytes = whole.file().metadata()?.len();

@@ -1,6 +1,6 @@
 //! Unpacks a cache file.
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::fchown;
@@ -43,7 +43,7 @@ impl CacheFile {
         let mut directories =
             make_directories(data, self.manifest.platform.major).map_err(|e| unwritable(&e))?;
         let base = data.directory("base").map_err(|e| unwritable(&e))?;
-        let mut databases = BTreeSet::new();
+        let mut databases: HashMap<String, Directory> = HashMap::new();
         let hashed = Hashed { from: self.payload()?, hasher: blake3::Hasher::new() };
         let mut decoder = Decoder::new(hashed).map_err(|e| unreadable(&e))?;
         decoder.window_log_max(WINDOW).map_err(|e| unreadable(&e))?;
@@ -68,11 +68,12 @@ impl CacheFile {
                 Place::Fixed { directory: "", name } => data.create(name),
                 Place::Fixed { directory, name } => data.directory(directory).and_then(|d| d.create(name)),
                 Place::Database { oid, name } => {
-                    if databases.insert(oid.to_owned()) {
-                        base.make(oid).map_err(|e| unwritable(&e))?;
+                    if !databases.contains_key(oid) {
+                        let made = base.make(oid).map_err(|e| unwritable(&e))?;
+                        databases.insert(oid.to_owned(), made);
                         directories.push(format!("base/{oid}"));
                     }
-                    base.directory(oid).and_then(|d| d.create(name))
+                    databases[oid].create(name)
                 }
             };
             let mut file = created.map_err(|e| match e.kind() {

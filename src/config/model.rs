@@ -187,6 +187,18 @@ pub struct RemoteSettings {
     pub keep: TimeOrNever,
 }
 
+impl RemoteSettings {
+    /// Returns the settings of a store in a file of this machine: everything in it is used.
+    #[cfg(feature = "cli")]
+    pub(crate) fn of_file() -> Self {
+        RemoteSettings {
+            min_gain: Gain::of_seconds(0),
+            timeout: Time::of_minutes(60),
+            ..RemoteSettings::default()
+        }
+    }
+}
+
 impl Default for RemoteSettings {
     fn default() -> Self {
         RemoteSettings {

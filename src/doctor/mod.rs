@@ -181,7 +181,11 @@ pub(crate) async fn examine(patient: &Patient<'_>) -> Vec<Check> {
     let mut registry = match opened {
         Ok(Some(registry)) => registry,
         Ok(None) => {
-            checks.push(Check::ok("registry", "does not exist yet; the first build creates it"));
+            checks.push(Check::ok(
+                "registry",
+                "does not exist yet; the first build creates it, or, if the server starts empty with each job, \
+                 `pgstencil cache restore --through-server` with the file of an earlier job",
+            ));
             let foreign = registry::Foreign::read(&all, patient.registry, |_| false);
             checks.extend(foreign.judge());
             return checks;

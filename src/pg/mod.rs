@@ -6,6 +6,7 @@ pub(crate) mod catalog;
 pub(crate) mod checkup;
 pub(crate) mod collation;
 pub(crate) mod connect;
+pub(crate) mod copy;
 pub(crate) mod counts;
 pub(crate) mod door;
 pub(crate) mod endpoint;

@@ -156,6 +156,11 @@ impl Session {
         &self.database
     }
 
+    /// Returns the connection, for data that flows in one direction.
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
     /// Returns the server's facts about itself.
     pub fn facts(&self) -> &ServerFacts {
         &self.facts

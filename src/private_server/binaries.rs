@@ -101,19 +101,31 @@ impl Search<'_> {
     ///
     /// With `remember`, the answers are stored for the next search.
     pub(super) async fn newest(&self, remember: bool) -> Result<Binaries> {
+        let (found, news) = self.newest_with_news().await;
+        if remember {
+            self.remember(news);
+        }
+        found
+    }
+
+    /// Returns the same, with the answers of the programs if [`Search::remember`] should store them: when there is a
+    /// directory for them.
+    pub(super) async fn newest_with_news(&self) -> (Result<Binaries>, Option<Answers>) {
         let mut asked = self.asked();
         let found = match self.bindir {
             Some(directory) => self.exactly(directory, &mut asked).await,
             None => self.best(&mut asked).await,
         };
-        if remember
-            && asked.answers != asked.known
-            && let Ok(text) = serde_json::to_vec_pretty(&asked.answers)
-        {
+        let news = (asked.answers != asked.known).then_some(asked.answers);
+        (found, news)
+    }
+
+    /// Stores the answers of programs for the next search.
+    pub(super) fn remember(&self, news: Option<Answers>) {
+        if let Some(text) = news.and_then(|answers| serde_json::to_vec_pretty(&answers).ok()) {
             // The file only saves time, so a failure to write it is not an error.
             let _ = directory::write(&self.memory, &text);
         }
-        found
     }
 
     /// Returns every Postgres that can be started, the best first; it is not an error if there is none.
@@ -226,8 +238,17 @@ impl Search<'_> {
     async fn candidates(&self, asked: &mut Asked<'_>) -> Vec<PathBuf> {
         let mut directories: Vec<PathBuf> = Vec::new();
         let path = self.path.map(std::env::split_paths).into_iter().flatten();
+        let mut seen: Vec<Option<PathBuf>> = Vec::new();
         for directory in path.filter(|directory| directory.is_absolute()) {
-            if let Some(named) = asked.bindir(&directory.join("pg_config")).await {
+            // `/bin` is often a link to `/usr/bin`.
+            let pg_config = directory.join("pg_config");
+            let real = fs::canonicalize(&pg_config).ok();
+            if real.is_some() && seen.contains(&real) {
+                directories.push(directory);
+                continue;
+            }
+            seen.push(real);
+            if let Some(named) = asked.bindir(&pg_config).await {
                 directories.push(directory);
                 directories.push(named);
             } else {

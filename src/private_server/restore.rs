@@ -58,7 +58,7 @@ impl PrivateServer {
     /// Makes the cluster that commands use from a file, if there is none yet. Starts no server.
     ///
     /// A file that cannot be used is not an error: nothing is changed then. With `trusted`, it must have a signature
-    /// of one of these keys.
+    /// of one of these keys. `registry`: the newest version of a registry that this program reads.
     ///
     /// # Errors
     /// As [`PrivateServer::start`]; none of them comes from the file.
@@ -69,19 +69,22 @@ impl PrivateServer {
         &self,
         file: &Path,
         trusted: &[PublicKey],
+        registry: i32,
         patience: Duration,
     ) -> Result<Restored> {
         let deadline = Instant::now() + patience;
         let account = Account::choose(self.settings.run_as.as_deref())?;
         let home = self.home(&account).await?;
-        let binaries = self.search(&account, &home).newest(false).await?;
+        let search = self.search(&account, &home);
+        let (binaries, news) = search.newest_with_news().await;
+        let binaries = binaries?;
         let cluster = self.cluster(&home, binaries.major, &account)?;
         if cluster.inspect() != Data::Missing {
             return Ok(Restored::Exists(cluster.data()));
         }
         let here = platform(&binaries, &account).await;
         let (path, keys) = (file.to_owned(), trusted.to_vec());
-        let checked = tokio::task::spawn_blocking(move || check(&path, &keys, &here));
+        let checked = tokio::task::spawn_blocking(move || check(&path, &keys, &here, registry));
         let checked = checked.await.map_err(|e| Error::unjoined("checking the cache file", e))?;
         let file = match checked {
             Ok(file) => file,
@@ -90,6 +93,7 @@ impl PrivateServer {
 
         let _lock = directory::lock(&home, &account, deadline).await?;
         directory::make(&cluster.directory, &account)?;
+        search.remember(news);
         if cluster.inspect() != Data::Missing {
             return Ok(Restored::Exists(cluster.data()));
         }
@@ -153,9 +157,10 @@ impl PrivateServer {
 }
 
 /// Everything that can be known before anything is written.
-fn check(path: &Path, trusted: &[PublicKey], here: &Platform) -> Checked<CacheFile> {
+fn check(path: &Path, trusted: &[PublicKey], here: &Platform, registry: i32) -> Checked<CacheFile> {
     let mut file = CacheFile::open(path)?;
     file.check_signature(trusted)?;
+    file.check_registry(registry)?;
     file.check_platform(here)?;
     file.check_payload()?;
     Ok(file)

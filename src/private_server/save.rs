@@ -43,6 +43,8 @@ pub(crate) struct Saving<'a> {
     pub(crate) prunings: &'a [Pruning],
     /// The locale of the cluster.
     pub(crate) locale: Locale,
+    /// Version of the registries, at most.
+    pub(crate) registry: i32,
     /// The templates.
     pub(crate) templates: Vec<Packed>,
     /// The key that signs the file.
@@ -91,7 +93,10 @@ impl PrivateServer {
         })?;
         let cluster = self.cluster(&home, saving.major, &account)?;
         // A file that cannot be written must not cost a stop.
-        drop(crate::private_file::NewFile::beside(saving.file).map_err(|e| unwritable(saving.file, e))?);
+        drop(
+            crate::private_file::NewFile::locked_beside(saving.file)
+                .map_err(|e| unwritable(saving.file, e))?,
+        );
 
         let _lock = directory::lock(&home, &account, deadline).await?;
         cluster.remove_copies();
@@ -156,7 +161,7 @@ impl PrivateServer {
         let platform = platform(binaries, &cluster.account).await;
         let (copy, file) = (copy.to_owned(), saving.file.to_owned());
         let (key, version) = (saving.key.cloned(), binaries.version());
-        let (locale, templates) = (saving.locale, saving.templates);
+        let (locale, registry, templates) = (saving.locale, saving.registry, saving.templates);
         let work = move || {
             let failed = |e| unwritable(&file, e);
             let data = Directory::open(&copy).map_err(|e| unusable(&copy, e))?;
@@ -172,6 +177,7 @@ impl PrivateServer {
                 catalog_version: control.catalog_version,
                 control_version: control.version,
                 locale,
+                registry: Some(registry),
                 templates,
                 files: 0,
                 bytes: 0,

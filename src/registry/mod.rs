@@ -69,6 +69,9 @@ const SCHEMA: [&str; 9] = [
     include_str!("schema/009.sql"),
 ];
 
+/// Version of the tables that this code installs, and the newest that it reads.
+pub(crate) const NEWEST: i32 = SCHEMA.len() as i32;
+
 /// Always sent after a guard.
 const VERSION: &str = "SELECT m.version FROM pgstencil.meta m";
 

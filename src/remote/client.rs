@@ -14,11 +14,12 @@ use percent_encoding::percent_decode_str;
 use super::entry::{self, Chains, Dump, Head, Manifest, chains};
 use super::folder::Folder;
 use super::place::Place;
+use super::shelf::Shelf;
 use super::standing::Standing;
 use super::store::{Store, StoreError, StoreResult};
 use super::tools::{Scratch, scratch};
 use crate::cache_file::key::{PublicKey, SecretKey};
-use crate::config::{Config, Extend, RemoteSettings};
+use crate::config::{Config, Extend, Push, RemoteSettings};
 use crate::env::Environment;
 use crate::error::{Error, Result};
 use crate::fingerprint::{Append, Recipe, RelPath, extension};
@@ -189,6 +190,33 @@ impl Remote {
             insists: false,
             announced: Mutex::default(),
         }))
+    }
+
+    /// Returns the store of a cache file: `shelf` has its objects, and the file was checked as a whole. Everything in it
+    /// is read and written.
+    pub(crate) fn of_file(
+        config: &Config,
+        place: String,
+        shelf: Arc<Shelf>,
+        env: &Environment,
+        branch: Option<&str>,
+    ) -> Self {
+        let origin = Standing::read(env, Push::Never, branch).origin;
+        let scope = super::standing::TRUSTED.to_owned();
+        Remote {
+            address: place.clone(),
+            place,
+            announced: Mutex::default(),
+            project: config.project.clone(),
+            settings: RemoteSettings::of_file(),
+            standing: Standing { scopes: vec![scope.clone()], write: Ok(scope), untrusted: false, origin },
+            unusable: None,
+            store: shelf,
+            trusted: Vec::new(),
+            signing: Ok(None),
+            cache: env.cache_dir(),
+            insists: true,
+        }
     }
 
     /// Uses the store even if it failed a moment ago.

@@ -2,9 +2,10 @@
 //! entry to restored databases.
 //!
 //! `entry` has the formats, `store` the operations that a store offers, `folder` a store in a directory, `object` one
-//! that is reached by HTTP (with the feature `remote`), `place` the URL of such a store. `standing` decides by the CI
-//! system's variables what a command may write, `client` finds, downloads and uploads entries, `upkeep` lists, deletes
-//! and examines them. `tools` runs `pg_dump` and `pg_restore`, which also `verify` needs.
+//! that is reached by HTTP (with the feature `remote`), `place` the URL of such a store, `shelf` a store in memory.
+//! `standing` decides by the CI system's variables what a command may write, `client` finds, downloads and uploads
+//! entries, `upkeep` lists, deletes and examines them. `tools` runs `pg_dump` and `pg_restore`, which also `verify`
+//! needs; `through` those of the server's machine.
 //!
 //! Nothing from a store is used unless its hash and its signature are right, it is of the project, definition and
 //! fingerprint that were asked for, and fits the server; for a base, the rule of incremental builds decides over its
@@ -25,9 +26,12 @@ mod off;
 #[cfg_attr(not(feature = "remote"), allow(dead_code))]
 mod place;
 #[cfg(feature = "cli")]
+mod shelf;
+#[cfg(feature = "cli")]
 mod standing;
 #[cfg(feature = "cli")]
 mod store;
+mod through;
 pub(crate) mod tools;
 #[cfg(feature = "cli")]
 mod upkeep;
@@ -43,6 +47,9 @@ use crate::pg::replay::Replay;
 pub(crate) use self::client::{Announced, Found, RENEWED, Remote, now_s};
 #[cfg(not(feature = "cli"))]
 pub(crate) use self::off::Remote;
+#[cfg(feature = "cli")]
+pub(crate) use self::shelf::{Shelf, Shelved};
+pub(crate) use self::through::ServerPrograms;
 #[cfg(feature = "cli")]
 pub(crate) use self::upkeep::{Finding, Level, Listed, Pruning};
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use super::through::ServerPrograms;
 use crate::error::{Error, Kind, Result};
 use crate::names::random_text;
 use crate::pg::{Deadline, Endpoint};
@@ -24,14 +25,24 @@ pub(crate) struct ToolSearch {
     pub(crate) bindir: Option<PathBuf>,
     /// Directory for files that may be lost.
     pub(crate) cache: Option<PathBuf>,
+    /// The programs of the server's machine, if the user asked for them; then no others are used.
+    pub(crate) server: Option<ServerPrograms>,
 }
 
-/// `pg_dump` and `pg_restore` of one directory.
+/// `pg_dump` and `pg_restore`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tools {
-    directory: PathBuf,
+    place: Place,
     /// Their major version.
     pub(crate) major: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// Both are in this directory.
+    Directory(PathBuf),
+    /// On the server's machine.
+    Server(ServerPrograms),
 }
 
 /// Directory for dumps; removed with the value.
@@ -85,6 +96,9 @@ impl ToolSearch {
     /// # Errors
     /// There are none.
     pub(crate) async fn find(&self, server: u32) -> Result<Tools> {
+        if let Some(programs) = &self.server {
+            return Ok(Tools { major: programs.major, place: Place::Server(programs.clone()) });
+        }
         let mut found: Option<Tools> = None;
         let mut older = Vec::new();
         for directory in client_directories(self.bindir.as_deref(), self.path.as_deref()) {
@@ -101,7 +115,7 @@ impl ToolSearch {
                 older.push(format!("version {major} in {} is too old", directory.display()));
                 continue;
             }
-            let tools = Tools { directory, major };
+            let tools = Tools { place: Place::Directory(directory), major };
             if major == server {
                 return Ok(tools);
             }
@@ -123,7 +137,11 @@ async fn version(program: &Path) -> Option<u32> {
     let mut command = tokio::process::Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, command.output()).await.ok()?.ok()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    version_in(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// Returns the major version in the line that a program prints.
+pub(super) fn version_in(said: &str) -> Option<u32> {
     let version = said.split("(PostgreSQL)").nth(1)?.trim_start();
     let end = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     version[..end].parse().ok()
@@ -145,9 +163,12 @@ pub(crate) struct Run<'a> {
 const NEWER_SETTING: &str = "transaction_timeout";
 
 impl Tools {
-    /// Returns their directory.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.directory
+    /// Returns the place that they are in, for messages.
+    pub(crate) fn place(&self) -> String {
+        match &self.place {
+            Place::Directory(directory) => directory.display().to_string(),
+            Place::Server(_) => "the server's machine".to_owned(),
+        }
     }
 
     /// Dumps a database into a new file, uncompressed.
@@ -155,6 +176,9 @@ impl Tools {
     /// # Errors
     /// [`Kind::Failed`] with the program's output; timeout and cancellation.
     pub(crate) async fn dump(&self, run: &Run<'_>, database: &str, file: &Path) -> Result<()> {
+        if let Place::Server(programs) = &self.place {
+            return programs.dump(run, database, file).await;
+        }
         let arguments: [&OsStr; 8] = [
             "--format=custom".as_ref(),
             "--compress=0".as_ref(),
@@ -185,6 +209,9 @@ impl Tools {
         file: &Path,
         owners: bool,
     ) -> Result<()> {
+        if let Place::Server(programs) = &self.place {
+            return programs.restore(run, database, file, owners).await;
+        }
         // A newer program begins with a setting that the server does not know, so it may not stop there.
         let tolerant = self.major > server;
         let mut arguments: Vec<&OsStr> = vec!["--no-password".as_ref()];
@@ -202,11 +229,20 @@ impl Tools {
         }
     }
 
-    /// Prints the statements of a dump without its data into a file, as for another owner.
+    /// Prints the statements of a database and its dump, without the data, into a file, as for another owner.
     ///
     /// # Errors
     /// As [`Tools::dump`].
-    pub(crate) async fn statements(&self, run: &Run<'_>, archive: &Path, file: &Path) -> Result<()> {
+    pub(crate) async fn statements(
+        &self,
+        run: &Run<'_>,
+        database: &str,
+        archive: &Path,
+        file: &Path,
+    ) -> Result<()> {
+        if let Place::Server(programs) = &self.place {
+            return programs.statements(run, database, file).await;
+        }
         let arguments: [&OsStr; 5] = [
             "--no-owner".as_ref(),
             "--schema-only".as_ref(),
@@ -228,7 +264,10 @@ impl Tools {
         arguments: &[&OsStr],
         kind: Kind,
     ) -> Result<std::result::Result<(), (Status, Vec<String>)>> {
-        let mut argv = vec![self.directory.join(program).into_os_string()];
+        let Place::Directory(directory) = &self.place else {
+            return Err(Error::internal("a program of the server's machine was to run here"));
+        };
+        let mut argv = vec![directory.join(program).into_os_string()];
         argv.extend(arguments.iter().map(OsString::from));
         let mut job = Job::new(argv, "/");
         let endpoint = run.endpoint.for_clients(None, None);

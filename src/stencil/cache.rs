@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::locate::private_endpoint;
 use super::{Deadline, Holdings, Variable, explain_files, holdings};
-use crate::cache_file::Platform;
-use crate::cache_file::key::SecretKey;
+use crate::cache_file::key::{PublicKey, SecretKey};
+use crate::cache_file::{FORMAT, Platform};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::fingerprint::{FileCache, ServerTraits};
 use crate::names::{Fingerprint, words};
-use crate::private_server::{PrivateServer, Running, Saved, Saving};
+use crate::private_server::{PrivateServer, Restored, Running, Saved, Saving};
+use crate::registry;
 
 /// Time that sessions may take that are about to end: those of clients end a moment after them, and a background process
 /// stays for two seconds.
@@ -65,9 +66,30 @@ pub(crate) async fn save_cache(
         }
     };
     let Holdings { prunings, ready, locale, foreign, .. } = found;
-    let saving =
-        Saving { major, restart: !running.started, prunings: &prunings, locale, templates: ready, key, file };
+    let saving = Saving {
+        major,
+        restart: !running.started,
+        prunings: &prunings,
+        locale,
+        registry: registry::NEWEST,
+        templates: ready,
+        key,
+        file,
+    };
     Ok(SavedCache { saved: server.save(saving, patience).await?, foreign })
+}
+
+/// Makes the private server from a file, as [`PrivateServer::restore`] does.
+///
+/// # Errors
+/// As [`PrivateServer::restore`].
+pub(crate) async fn restore_cache(
+    server: &PrivateServer,
+    file: &Path,
+    trusted: &[PublicKey],
+    patience: Duration,
+) -> Result<Restored> {
+    server.restore(file, trusted, registry::NEWEST, patience).await
 }
 
 async fn look(
@@ -131,12 +153,35 @@ pub(crate) async fn cache_key(
     platform: &Platform,
     variable: &Variable,
 ) -> Result<CacheKey> {
-    let traits = expected_traits(platform.major);
+    let prefix = platform.prefix(&folded(&config.project));
+    key_of(config, definition, expected_traits(platform.major), prefix, variable).await
+}
+
+/// Returns the key for a file of dumps: they fit any machine whose server has the same major version.
+///
+/// # Errors
+/// As [`cache_key`].
+pub(super) async fn dumps_key(
+    config: Config,
+    definition: Option<&str>,
+    traits: ServerTraits,
+    variable: &Variable,
+) -> Result<CacheKey> {
+    let prefix = format!("pgstencil{FORMAT}-dumps-pg{}-{}-", traits.major, folded(&config.project));
+    key_of(config, definition, traits, prefix, variable).await
+}
+
+async fn key_of(
+    config: Config,
+    definition: Option<&str>,
+    traits: ServerTraits,
+    prefix: String,
+    variable: &Variable,
+) -> Result<CacheKey> {
     let chosen = match definition {
         Some(name) => vec![config.definition(Some(name))?.clone()],
         None => config.definitions.clone(),
     };
-    let prefix = platform.prefix(&folded(&config.project));
     let (config, variable) = (Arc::new(config), Arc::clone(variable));
     let mut definitions = Vec::new();
     for definition in chosen {

@@ -9,6 +9,8 @@ pub(crate) mod checkout;
 mod cleanup;
 mod cleanup_thread;
 mod doctor;
+#[cfg(feature = "cli")]
+mod dumps;
 mod eviction;
 mod explain;
 mod hand_out;
@@ -59,9 +61,11 @@ use crate::variables::{NamedDatabase, Outcome};
 pub(crate) use self::acquire::{Demand, Wanted};
 pub use self::building::{Begun, Building};
 #[cfg(feature = "cli")]
-pub(crate) use self::cache::{CacheKey, SavedCache, cache_key, save_cache};
+pub(crate) use self::cache::{CacheKey, SavedCache, cache_key, restore_cache, save_cache};
 pub use self::cleanup::clean_up_now;
 pub(crate) use self::cleanup::{Due, clean_up_copies, clean_up_with};
+#[cfg(feature = "cli")]
+pub(crate) use self::dumps::{Filled, Left, SavedDumps};
 pub(crate) use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub(crate) use self::explain::{Explanation, NoWaypoints, Now, OnServer, explain_files};
 #[cfg(feature = "cli")]
@@ -176,6 +180,7 @@ impl Stencil {
             path: variable(PATH),
             bindir: config.server.bindir.clone(),
             cache: known.cache_dir(),
+            server: None,
         };
         Stencil {
             config,

@@ -118,7 +118,7 @@ impl Stencil {
                 Ok(tools) => Finding::new(
                     "programs",
                     Level::Ok,
-                    format!("pg_dump and pg_restore {} in {}", tools.major, tools.directory().display()),
+                    format!("pg_dump and pg_restore {} in {}", tools.major, tools.place()),
                 ),
                 Err(error) => Finding::new("programs", Level::Problem, error.message().to_owned())
                     .hint(error.hints().first().cloned().unwrap_or_default()),

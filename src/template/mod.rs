@@ -39,7 +39,7 @@ pub(crate) use self::plan::{FullBuild, Looking, Plan, plan};
 pub use self::provenance::{Provenance, Timing};
 pub(crate) use self::pull::look as look_into_store;
 #[cfg(feature = "cli")]
-pub(crate) use self::pull::{NotPulled, pull_now};
+pub(crate) use self::pull::{Nearest, NotPulled, nearest, pull_now};
 pub(crate) use self::rebuild::{Rebuilt, rebuild, rebuild_when_due};
 pub(crate) use self::source::overtaken::{Overtaken, changed};
 pub(crate) use self::unsealed::Unsealed;

@@ -289,6 +289,71 @@ pub(crate) async fn pull_now(
     })
 }
 
+/// Result of [`nearest`].
+pub(crate) enum Nearest {
+    /// The server has a template.
+    Found {
+        fingerprint: Fingerprint,
+        /// Whether it was not there before.
+        is_new: bool,
+        /// Number of migrations that the inputs have in addition.
+        lacks: usize,
+    },
+    /// Another command builds or restores it.
+    Busy,
+    /// There is none, for this reason.
+    Not(Why),
+}
+
+/// Pulls the template of a recipe, or else the largest base of one; or, with `digits`, the template whose fingerprint
+/// begins with them. The store is a file, so no gain is weighed.
+pub(crate) async fn nearest(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    remote: &Remote,
+    recipe: &Recipe,
+    digits: Option<&str>,
+) -> Result<Nearest> {
+    if let Some(why) = never(context) {
+        return Ok(Nearest::Not(why));
+    }
+    let definition = context.definition;
+    let name = &definition.name;
+    let found = match digits {
+        Some(digits) => remote.by_digits(name, recipe, digits).await.and_then(|found| {
+            found.ok_or_else(|| "it does not fit the current build command and inputs".to_owned())
+        }),
+        None => match remote.exact(name, recipe).await {
+            Ok(found) => Ok(found),
+            Err(_) => remote.base(name, recipe, definition.extend).await,
+        },
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(why) => return Ok(Nearest::Not(why)),
+    };
+    let fingerprint = found.recipe.fingerprint();
+    let lacks = migrations(&found.added).len();
+    let state = TemplateState::Ready;
+    if registry.find_template(context.project, name, &fingerprint, state).await?.is_some() {
+        return Ok(Nearest::Found { fingerprint, is_new: false, lacks });
+    }
+    let permit = match BuildPermit::ask(registry, context, &found.recipe).await? {
+        Some(Asked::Granted(permit)) => permit,
+        Some(Asked::Busy(_) | Asked::Serial(_)) | None => return Ok(Nearest::Busy),
+    };
+    let pulled = pull(registry, context, remote, &permit, &found, recipe).await;
+    permit.release(registry).await;
+    Ok(match pulled? {
+        Ok(Ended::Sealed(template)) => {
+            template.let_go(registry).await?;
+            Nearest::Found { fingerprint, is_new: true, lacks }
+        }
+        Ok(Ended::Overtaken(_) | Ended::Unsealed(..)) => Nearest::Not("files changed in the meantime".into()),
+        Err(why) => Nearest::Not(why),
+    })
+}
+
 /// Tells why nothing was pulled.
 pub(super) fn tell_miss(context: &Context<'_>, why: &str) {
     if let Some(remote) = context.remote {

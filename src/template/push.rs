@@ -31,6 +31,9 @@ pub(crate) enum Pushed {
     Not(String),
 }
 
+/// Reason why a template is not pushed at the moment.
+pub(crate) const BUSY: &str = "another process builds it at the moment";
+
 /// Pushes the ready template of a recipe.
 ///
 /// # Errors
@@ -62,7 +65,7 @@ pub(crate) async fn push(
     let permit = match RebuildPermit::ask(registry, context, recipe).await? {
         Some(Asked::Granted(permit)) => permit,
         Some(Asked::Busy(_) | Asked::Serial(_)) | None => {
-            return Ok(Pushed::Not("another process builds it at the moment".into()));
+            return Ok(Pushed::Not(BUSY.into()));
         }
     };
     let scratch = match remote.scratch() {
@@ -223,7 +226,7 @@ async fn look(
     needs.roles.extend(roles.into_iter().map(|(name, _)| name).filter(|name| *name != us));
     if !needs.names_builder {
         let statements = archive.with_extension("sql");
-        tools.statements(&build::tool_run(context), archive, &statements).await?;
+        tools.statements(&build::tool_run(context), &row.private_name, archive, &statements).await?;
         let text = std::fs::read(&statements)
             .map_err(|e| Error::failed("cannot read what pg_restore wrote").caused_by(e))?;
         needs.names_builder = names_role(&String::from_utf8_lossy(&text), &us);

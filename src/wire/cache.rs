@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::VERSION;
-use crate::cache_file::{Manifest, Packed};
+use crate::cache_file::{Manifest, Packed, Unusable};
 use crate::private_server::Restored;
-use crate::stencil::{CacheKey, SavedCache};
+use crate::stencil::{CacheKey, Filled, Left, SavedCache, SavedDumps};
 
 /// Answer of `cache save`.
 #[derive(Clone, Debug, Serialize)]
@@ -25,6 +25,24 @@ pub struct CacheSaveAnswer {
     pub templates: Vec<CachedTemplate>,
     /// Databases in it that pgstencil did not create.
     pub foreign: Vec<String>,
+    /// Whether it has dumps, made through the server.
+    pub through_server: bool,
+    /// Number of templates that were dumped now. With `through_server`, the others were in the file before.
+    pub dumped: usize,
+    /// Templates of the server that are not in it.
+    pub left: Vec<LeftTemplate>,
+}
+
+/// A template that a file lacks, or that was not restored.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct LeftTemplate {
+    /// Its definition.
+    pub template: String,
+    /// Its fingerprint; `null` if no template was found.
+    pub fingerprint: Option<String>,
+    /// The reason.
+    pub reason: String,
 }
 
 /// Answer of `cache restore`.
@@ -33,15 +51,20 @@ pub struct CacheSaveAnswer {
 pub struct CacheRestoreAnswer {
     /// [`VERSION`]
     pub version: u32,
-    /// Whether there is a cluster from the file now.
+    /// Whether there is a cluster from the file now; with `--through-server`, whether the server has a template of it.
     pub restored: bool,
-    /// Why not: `exists`, `missing`, `unreadable`, `foreign`, `newer_format`, `truncated`, `damaged`, `unsigned`,
-    /// `untrusted`, `other_platform`, `other_major`, `other_locale`, `layout`, `no_room` or `refused_by_postgres`.
+    /// Why not: `exists`, `missing`, `unreadable`, `foreign`, `other_kind`, `newer_format`, `truncated`, `damaged`,
+    /// `unsigned`, `untrusted`, `other_project`, `other_platform`, `other_major`, `other_locale`, `layout`, `no_room`,
+    /// `refused_by_postgres` or `no_match`.
     pub reason: Option<&'static str>,
     /// The reason in words.
     pub message: Option<String>,
-    /// The templates that were restored.
+    /// The templates that were restored, or that the server had before.
     pub templates: Vec<CachedTemplate>,
+    /// Whether its dumps were restored through the server.
+    pub through_server: bool,
+    /// What was not restored, with `--through-server`.
+    pub left: Vec<LeftTemplate>,
 }
 
 /// A template in a cache file.
@@ -102,7 +125,7 @@ pub struct CiAnswer {
     pub version: u32,
     /// `github`, `gitlab` or `buildkite`.
     pub system: String,
-    /// `hosted` or `self-hosted`.
+    /// `hosted`, `service-container`, `self-hosted` or `remote`.
     pub case: String,
     /// Where the CI system looks for the job.
     pub file: String,
@@ -111,12 +134,16 @@ pub struct CiAnswer {
 }
 
 fn templates(manifest: &Manifest) -> Vec<CachedTemplate> {
+    cached(&manifest.templates)
+}
+
+fn cached(templates: &[Packed]) -> Vec<CachedTemplate> {
     let one = |packed: &Packed| CachedTemplate {
         project: packed.project.clone(),
         template: packed.template.clone(),
         fingerprint: packed.fingerprint.clone(),
     };
-    manifest.templates.iter().map(one).collect()
+    templates.iter().map(one).collect()
 }
 
 impl CacheSaveAnswer {
@@ -130,8 +157,72 @@ impl CacheSaveAnswer {
             signed_by,
             templates: templates(&done.saved.manifest),
             foreign: done.foreign.clone(),
+            through_server: false,
+            dumped: done.saved.manifest.templates.len(),
+            left: Vec::new(),
         }
     }
+
+    /// Returns the answer for this file of dumps.
+    pub(crate) fn of_dumps(file: String, done: &SavedDumps, signed_by: Option<String>) -> Self {
+        CacheSaveAnswer {
+            version: VERSION,
+            file,
+            bytes: done.bytes,
+            unpacked_bytes: done.manifest.bytes(),
+            signed_by,
+            templates: cached(&done.manifest.templates),
+            foreign: Vec::new(),
+            through_server: true,
+            dumped: done.dumped,
+            left: left(&done.left),
+        }
+    }
+}
+
+impl CacheRestoreAnswer {
+    /// Returns the answer for a file of dumps that was read.
+    pub(crate) fn of_dumps(project: &str, filled: &Filled) -> Self {
+        let none = filled.templates.is_empty();
+        let why = filled.left.first().map_or("it has no template for this config", |left| &left.why);
+        CacheRestoreAnswer {
+            version: VERSION,
+            restored: !none,
+            reason: none.then_some("no_match"),
+            message: none.then(|| why.to_owned()),
+            templates: (filled.templates.iter())
+                .map(|of| CachedTemplate {
+                    project: project.to_owned(),
+                    template: of.template.clone(),
+                    fingerprint: of.fingerprint.clone(),
+                })
+                .collect(),
+            through_server: true,
+            left: left(&filled.left),
+        }
+    }
+
+    /// Returns the answer for a file of dumps that cannot be used.
+    pub(crate) fn unusable_dumps(unusable: &Unusable) -> Self {
+        CacheRestoreAnswer {
+            version: VERSION,
+            restored: false,
+            reason: Some(unusable.reason.as_str()),
+            message: Some(unusable.to_string()),
+            templates: Vec::new(),
+            through_server: true,
+            left: Vec::new(),
+        }
+    }
+}
+
+fn left(left: &[Left]) -> Vec<LeftTemplate> {
+    let one = |of: &Left| LeftTemplate {
+        template: of.template.clone(),
+        fingerprint: of.fingerprint.clone(),
+        reason: of.why.clone(),
+    };
+    left.iter().map(one).collect()
 }
 
 impl From<&Restored> for CacheRestoreAnswer {
@@ -152,6 +243,8 @@ impl From<&Restored> for CacheRestoreAnswer {
                 Restored::Done(manifest) => templates(manifest),
                 Restored::Exists(_) | Restored::Unusable(_) => Vec::new(),
             },
+            through_server: false,
+            left: Vec::new(),
         }
     }
 }

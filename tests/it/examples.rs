@@ -302,44 +302,108 @@ fn has_background_off(workflow: &str) {
 fn github_actions_on_hosted_runners() {
     let workflow = fs::read_to_string(example("github-actions/hosted.yml")).unwrap();
     has_background_off(&workflow);
-    let steps = steps(&workflow);
-    let [key, restore, test, save] = &steps[..] else { panic!("{} steps", steps.len()) };
     let mut store: Vec<(String, Vec<u8>)> = Vec::new();
     Hosted::new().travels(|hosted| {
         let checkout = hosted.machine();
-        let mut values = HashMap::from([("matrix.shard".to_owned(), "1".to_owned())]);
-        let run = |step: &Step, values: &mut HashMap<String, String>| {
-            fs::write(checkout.join("outputs"), "").unwrap();
-            hosted.step(&checkout, &fill(&step.run, values), &[]).success();
-            for line in fs::read_to_string(checkout.join("outputs")).unwrap().lines() {
-                let (name, value) = line.split_once('=').unwrap();
-                let id = step.id.as_deref().unwrap();
-                values.insert(format!("steps.{id}.outputs.{name}"), value.to_owned());
-            }
-        };
-        run(key, &mut values);
-        let uses = |text: &str| {
-            let line = workflow.lines().map(str::trim).rfind(|l| l.starts_with(text)).unwrap();
-            line[text.len()..].to_owned()
-        };
-        let (exact, prefix) = (fill(&uses("key: "), &values), fill(&uses("restore-keys: "), &values));
-        let file = checkout.join(uses("path: "));
-        let found = store.iter().find(|(key, _)| *key == exact);
-        let is_hit = found.is_some();
-        let found = found.or_else(|| store.iter().rev().find(|(key, _)| key.starts_with(&prefix)));
-        if let Some((_, bytes)) = found {
-            fs::write(&file, bytes).unwrap();
-        }
-        run(restore, &mut values);
-        run(test, &mut values);
-        let outcome = values["steps.test.outputs.outcome"].clone();
-        if !is_hit {
-            run(save, &mut values);
-            store.push((exact, fs::read(&file).unwrap()));
-        }
+        let outcome = cached_job(hosted, &workflow, &checkout, &[], &mut store);
         hosted.end(&checkout);
         outcome
     });
+}
+
+/// A job of a workflow with a file in GitHub's cache, and its steps: key, restore, test and save. Its outcome.
+fn cached_job(
+    hosted: &Hosted,
+    workflow: &str,
+    checkout: &Path,
+    variables: &[(&str, &str)],
+    store: &mut Vec<(String, Vec<u8>)>,
+) -> String {
+    let steps = steps(workflow);
+    let [key, restore, test, save] = &steps[..] else { panic!("{} steps", steps.len()) };
+    let mut values = HashMap::from([("matrix.shard".to_owned(), "1".to_owned())]);
+    let run = |step: &Step, values: &mut HashMap<String, String>| {
+        fs::write(checkout.join("outputs"), "").unwrap();
+        hosted.step(checkout, &fill(&step.run, values), variables).success();
+        for line in fs::read_to_string(checkout.join("outputs")).unwrap().lines() {
+            let (name, value) = line.split_once('=').unwrap();
+            let id = step.id.as_deref().unwrap();
+            values.insert(format!("steps.{id}.outputs.{name}"), value.to_owned());
+        }
+    };
+    run(key, &mut values);
+    let uses = |text: &str| {
+        let line = workflow.lines().map(str::trim).rfind(|l| l.starts_with(text)).unwrap();
+        line[text.len()..].to_owned()
+    };
+    let (exact, prefix) = (fill(&uses("key: "), &values), fill(&uses("restore-keys: "), &values));
+    let file = checkout.join(uses("path: "));
+    let found = store.iter().find(|(key, _)| *key == exact);
+    let is_hit = found.is_some();
+    let found = found.or_else(|| store.iter().rev().find(|(key, _)| key.starts_with(&prefix)));
+    if let Some((_, bytes)) = found {
+        fs::write(&file, bytes).unwrap();
+    }
+    run(restore, &mut values);
+    run(test, &mut values);
+    let outcome = values["steps.test.outputs.outcome"].clone();
+    if !is_hit {
+        run(save, &mut values);
+        store.push((exact, fs::read(&file).unwrap()));
+    }
+    outcome
+}
+
+/// The server of a job in a container: an empty registry on the test's server.
+fn empty_server(hosted: &Hosted, checkout: &Path) -> String {
+    let registry = hosted.project.registry();
+    let config = fs::read_to_string(checkout.join("pgstencil.toml")).unwrap();
+    let own = format!("{registry}_{}", hosted.jobs);
+    fs::write(checkout.join("pgstencil.toml"), config.replace(&registry, &own)).unwrap();
+    own
+}
+
+#[test]
+fn jobs_with_a_service_container() {
+    if !crate::through::has_programs() {
+        return;
+    }
+    let workflow = fs::read_to_string(example("github-actions/service-container.yml")).unwrap();
+    has_background_off(&workflow);
+    let mut store: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut registries = Vec::new();
+    let mut hosted = Hosted::new();
+    let url = hosted.project.server_url().to_owned();
+    let variables = [("PGSTENCIL_SERVER_URL", url.as_str())];
+    hosted.travels(|hosted| {
+        let checkout = hosted.machine();
+        registries.push(empty_server(hosted, &checkout));
+        let outcome = cached_job(hosted, &workflow, &checkout, &variables, &mut store);
+        hosted.step(&checkout, "pgstencil evict --all --yes", &variables).success();
+        outcome
+    });
+    let job = fs::read_to_string(example("gitlab-ci/service-container.yml")).unwrap();
+    has_background_off(&job);
+    let mut cache: Option<Vec<u8>> = None;
+    let mut hosted = Hosted::new();
+    let node = [variables[0], ("CI_NODE_INDEX", "1"), ("CI_NODE_TOTAL", "3")];
+    hosted.travels(|hosted| {
+        let checkout = hosted.machine();
+        registries.push(empty_server(hosted, &checkout));
+        if let Some(bytes) = &cache {
+            fs::write(checkout.join("pgstencil.cache"), bytes).unwrap();
+        }
+        hosted.step(&checkout, &script(&job, "script"), &node).success().stdout_has("ok ");
+        hosted.step(&checkout, &script(&job, "after_script"), &node).success();
+        cache = fs::read(checkout.join("pgstencil.cache")).ok();
+        let report = fs::read_to_string(checkout.join("pgstencil.json")).unwrap();
+        hosted.step(&checkout, "pgstencil evict --all --yes", &variables).success();
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        report["outcome"].as_str().unwrap().to_owned()
+    });
+    for registry in registries {
+        server().drop_database(&registry);
+    }
 }
 
 /// The items of a list of a job, as GitLab runs them: one after the other in one shell.
@@ -432,9 +496,11 @@ fn ci_prints_the_examples() {
         ("github", "hosted", "github-actions/hosted.yml"),
         ("github", "remote", "github-actions/remote.yml"),
         ("github", "self-hosted", "github-actions/workflow.yml"),
+        ("github", "service-container", "github-actions/service-container.yml"),
         ("gitlab", "hosted", "gitlab-ci/hosted.yml"),
         ("gitlab", "remote", "gitlab-ci/remote.yml"),
         ("gitlab", "self-hosted", "gitlab-ci/self-hosted.yml"),
+        ("gitlab", "service-container", "gitlab-ci/service-container.yml"),
         ("buildkite", "hosted", "buildkite/hosted.yml"),
         ("buildkite", "remote", "buildkite/remote.yml"),
         ("buildkite", "self-hosted", "buildkite/self-hosted.yml"),
@@ -452,6 +518,7 @@ fn ci_prints_the_examples() {
     assert_eq!(hosted["case"], "hosted");
     let named = Pgstencil::new(&project).args(["ci", "gitlab", "--json"]).success().json();
     assert_eq!(named["case"], "self-hosted");
+    ci(&["buildkite", "--case", "service-container"]).fails(2).stderr_has("no service containers");
     ci(&["jenkins"]).fails(2);
     project.append_config("\n[remote]\nurl = \"env:PGSTENCIL_REMOTE\"\n");
     let remote = ci(&["github", "--json"]).success().json();

@@ -75,6 +75,7 @@ mod strangers;
 mod support;
 mod terminal;
 mod test_databases;
+mod through;
 mod throughput;
 mod trust;
 mod unsealed;

@@ -9,18 +9,19 @@ use clap::{Args, ValueEnum};
 
 /// Print a CI job for this project
 ///
-/// With `hosted`, the templates travel in a file in the CI's cache; with `self-hosted`, they stay on a Postgres that
-/// keeps running; with `remote`, several servers share templates through a store. Without `--case`, a `[remote] url`
-/// means remote, and else a named server self-hosted.
+/// With `hosted`, the templates travel in a file in the CI's cache; with `service-container`, too, and a Postgres in a
+/// container next to each job restores them (GitHub and GitLab); with `self-hosted`, they stay on a Postgres that keeps
+/// running; with `remote`, several servers share templates through a store. Without `--case`, a `[remote] url` means
+/// remote, and else a named server self-hosted.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  pgstencil ci github --case hosted > .github/workflows/test.yml\n  pgstencil ci gitlab --case self-hosted\n  pgstencil ci buildkite --case remote"
+    after_help = "Examples:\n  pgstencil ci github --case hosted > .github/workflows/test.yml\n  pgstencil ci github --case service-container\n  pgstencil ci gitlab --case self-hosted\n  pgstencil ci buildkite --case remote"
 )]
 pub(crate) struct Ci {
     /// The CI system
     #[arg(value_name = "SYSTEM")]
     pub(crate) system: System,
-    /// Machines that start empty, that keep running, or that share a store
+    /// Machines or servers that start empty, that keep running, or that share a store
     #[arg(long, value_name = "CASE")]
     pub(crate) case: Option<Case>,
 }
@@ -45,11 +46,13 @@ pub(crate) enum Case {
     Remote,
     /// Next to a Postgres that keeps running
     SelfHosted,
+    /// Next to a Postgres in a container, which starts empty with each job
+    ServiceContainer,
 }
 
 /// The jobs are the files in `examples`, whose steps a test runs.
-fn job(system: System, case: Case) -> &'static str {
-    match (system, case) {
+fn job(system: System, case: Case) -> Result<&'static str> {
+    Ok(match (system, case) {
         (System::Github, Case::Hosted) => include_str!("../../../examples/github-actions/hosted.yml"),
         (System::Github, Case::Remote) => include_str!("../../../examples/github-actions/remote.yml"),
         (System::Github, Case::SelfHosted) => include_str!("../../../examples/github-actions/workflow.yml"),
@@ -59,7 +62,17 @@ fn job(system: System, case: Case) -> &'static str {
         (System::Buildkite, Case::Hosted) => include_str!("../../../examples/buildkite/hosted.yml"),
         (System::Buildkite, Case::Remote) => include_str!("../../../examples/buildkite/remote.yml"),
         (System::Buildkite, Case::SelfHosted) => include_str!("../../../examples/buildkite/self-hosted.yml"),
-    }
+        (System::Github, Case::ServiceContainer) => {
+            include_str!("../../../examples/github-actions/service-container.yml")
+        }
+        (System::Gitlab, Case::ServiceContainer) => {
+            include_str!("../../../examples/gitlab-ci/service-container.yml")
+        }
+        (System::Buildkite, Case::ServiceContainer) => {
+            return Err(Error::usage("Buildkite has no service containers")
+                .hint("a Postgres that your step starts, such as by docker compose: use the commands of `pgstencil ci gitlab --case service-container`"));
+        }
+    })
 }
 
 fn file(system: System) -> &'static str {
@@ -75,7 +88,7 @@ pub(crate) fn ci(app: &App, args: &Ci) -> Result<u8> {
         Some(case) => case,
         None => find(app)?,
     };
-    let (text, file) = (job(args.system, case), file(args.system));
+    let (text, file) = (job(args.system, case)?, file(args.system));
     app.printer.say(&format!("for {file}; put your own command in the place of ./test.sh"));
     if app.printer.json() {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {

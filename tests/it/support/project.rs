@@ -300,7 +300,7 @@ extend = "never"
     /// Every text in every table of the registry.
     pub(crate) fn strings_in_registry(&self) -> Vec<String> {
         let tables = "select format('%I.%I', schemaname, tablename) from pg_tables
-             where schemaname not in ('pg_catalog', 'information_schema')";
+             where schemaname !~ '^pg_' and schemaname <> 'information_schema'";
         let registry = self.registry();
         let tables = self.server.psql(&registry, tables);
         let selects: Vec<_> = tables
