@@ -123,8 +123,8 @@
 //!     remote store is restored before its hashes and its signature are right (`remote`).
 //!
 //! Deliberately absent: a daemon (all state and all locks are in Postgres; a background process that stays for two
-//! seconds only saves sessions), a connection pool (locks belong to
-//! sessions; a [`Stencil`] only keeps idle sessions for its next request), state on the local disk (except for the
+//! seconds, or as long as a `run` that it serves, only saves sessions), a connection pool (locks belong to sessions; a
+//! [`Stencil`] only keeps idle sessions for its next request), state on the local disk (except for the
 //! private server, and for files that can be found out again), and `unsafe`.
 //!
 //! # As a library

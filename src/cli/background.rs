@@ -426,6 +426,7 @@ struct Lines {
     /// Whether the starter has ended.
     ended: bool,
     listening: Option<Listening>,
+    holding: hand_out::Holding,
 }
 
 /// An instruction of the starter or of a later command.
@@ -453,7 +454,7 @@ impl Lines {
                 }
             }
         });
-        Lines { sender, receiver, ended: false, listening: None }
+        Lines { sender, receiver, ended: false, listening: None, holding: hand_out::Holding::default() }
     }
 
     /// From now on takes the lines of other commands, too.
@@ -462,7 +463,7 @@ impl Lines {
             let (questions, asked) = mpsc::channel(1);
             self.listening = resident::listen(address, self.sender.clone(), questions);
             if self.listening.is_some() {
-                tokio::spawn(hand_out::serve(asked, self.sender.clone()));
+                tokio::spawn(hand_out::serve(asked, self.sender.clone(), self.holding.clone()));
             }
         }
     }
@@ -530,6 +531,10 @@ pub(super) async fn work() -> Result<u8> {
         result = worked.and(cleaned);
         if next.is_none() && lines.listening.is_some() {
             next = lines.within(STAY).await;
+            while next.is_none() && lines.holding.any() {
+                close(&mut session).await;
+                next = lines.within(STAY).await;
+            }
         }
         if next.is_none() {
             close(&mut session).await;

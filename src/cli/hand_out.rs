@@ -1,19 +1,22 @@
 //! Commands that need nothing but a session with the registry ask the background process of an earlier command, which
-//! has one: to hand out a warm clone, or to release a clone.
+//! has one: to hand out a warm clone, or to release a clone. That process also holds the clone of `run` until the command
+//! ends; see [`crate::lease::custody`].
 //!
 //! A session of their own would cost the server more than the work itself. The process declines whatever takes more,
 //! and so does a command whose options ask for more; the command then does the work by itself, as it does where no such
 //! process is running.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::events::Warning;
-use crate::stencil::{Deadline, Leases, Released, Term, Wanted};
+use crate::lease::custody::{Custody, RELEASE};
+use crate::stencil::{Deadline, HeldElsewhere, Leases, Released, Term, Wanted};
 use crate::wire::Answer;
 use crate::{Error, Result, Stencil};
 
@@ -25,7 +28,7 @@ use super::resident::{self, Asked};
 /// What a command asks for.
 #[derive(Serialize, Deserialize)]
 enum Ask {
-    /// A new clone of a definition.
+    /// A new clone of a definition; for [`Term::Session`], the process holds it as long as the command is connected.
     Clone { definition: Option<String>, term: Term },
     /// The release of a clone.
     Release { name: String },
@@ -73,7 +76,8 @@ pub(super) struct HandedOut {
     pub(super) build_ms: Option<u64>,
     /// Whether the checkout has clones that may have outlived their branch.
     pub(super) has_bound: bool,
-    ids: Vec<String>,
+    /// What the command needs to hold it itself.
+    held: HeldElsewhere,
 }
 
 /// Clone that was handed out, and is dropped unless [`HandOut::printed`] follows.
@@ -91,8 +95,15 @@ impl HandOut {
     pub(super) async fn printed(self, stencil: &Stencil) -> Result<()> {
         match self.answer.heard() {
             true => Ok(()),
-            false => stencil.confirm_handed_out(&self.clone.ids).await,
+            false => stencil.confirm_handed_out(&[self.clone.held.id.clone()]).await,
         }
+    }
+
+    /// Returns the clone as a lease that ends with this process. `None`: it cannot be held, and is left to the cleanup.
+    pub(super) fn held(self, stencil: &Stencil) -> Option<(HandedOut, Leases)> {
+        let custody = Custody::new(self.answer.into_stream()?).ok()?;
+        let leases = stencil.held_elsewhere(custody, &self.clone.held).ok()?;
+        Some((self.clone, leases))
     }
 }
 
@@ -104,6 +115,12 @@ pub(super) fn request(app: &App, stencil: &Stencil, definition: Option<&str>, te
         app.printer.caution(warning);
     }
     Some(HandOut { clone: clone?, answer })
+}
+
+/// Has the process that holds the clones of `leases` for this one release them. Returns warnings for the user; `None` if
+/// there is no such process, or no longer.
+pub(super) async fn release_held(leases: &mut Leases) -> Option<Vec<Warning>> {
+    serde_json::from_str(&leases.release_elsewhere().await?).ok()
 }
 
 /// Has a clone released and dropped; `None` if no process can, or if that fails: then a second try says why. The flag:
@@ -126,9 +143,38 @@ fn ask(stencil: &Stencil, ask: Ask) -> Option<resident::Answer> {
     resident::ask(&address, &serde_json::to_string(&question).ok()?)
 }
 
+/// Clones that this process holds for commands. It must not end before they do.
+#[derive(Clone, Default)]
+pub(super) struct Holding(Arc<AtomicUsize>);
+
+impl Holding {
+    /// Whether there are any.
+    pub(super) fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+
+    fn one(&self) -> One {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        One(self.clone())
+    }
+}
+
+/// One clone of [`Holding`].
+struct One(Holding);
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Answers questions, one after the other, until there can be no more.
-pub(super) async fn serve(mut questions: mpsc::Receiver<Asked>, lines: mpsc::UnboundedSender<Line>) {
-    let mut counter = Counter { stencil: None, lines };
+pub(super) async fn serve(
+    mut questions: mpsc::Receiver<Asked>,
+    lines: mpsc::UnboundedSender<Line>,
+    holding: Holding,
+) {
+    let mut counter = Counter { stencil: None, lines, holding };
     while let Some(asked) = questions.recv().await {
         // Without an answer the command does the work, and reports what is wrong.
         let _ = counter.answer(asked).await;
@@ -141,6 +187,7 @@ struct Counter {
     stencil: Option<(Vec<u8>, Stencil)>,
     /// The other work of the process.
     lines: mpsc::UnboundedSender<Line>,
+    holding: Holding,
 }
 
 /// Time within which a command usually has printed an answer. A longer one must not keep the next ones waiting.
@@ -157,7 +204,10 @@ impl Counter {
         let deadline = Deadline::default();
         match ask {
             Ask::Clone { definition, term } => {
-                let wanted = Wanted { definition, term, ..Wanted::default() };
+                let by_session = term == Term::Session;
+                let wanted = Wanted { definition, term, command: by_session, ..Wanted::default() };
+                // Before the clone is taken: its command must not find this process gone without need.
+                let one = by_session.then(|| self.holding.one());
                 let told = Mutex::default();
                 let leases = stencil.hand_out(&wanted, &told, &deadline).await?;
                 let warnings = told.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -170,6 +220,10 @@ impl Counter {
                 // If this process is killed now, the command may have printed the URL, and confirms the lease by itself.
                 leases.lapse();
                 let handed = Handed { leases, instructions, lines: self.lines.clone() };
+                if let Some(one) = one {
+                    tokio::spawn(handed.hold(asked, one));
+                    return Ok(());
+                }
                 match tokio::time::timeout(PRINTED, asked.is_heard()).await {
                     Ok(heard) => handed.end(asked, sent && heard).await,
                     Err(_) => {
@@ -212,6 +266,31 @@ struct Handed {
 }
 
 impl Handed {
+    /// Holds the clone until the command asks for its release, or ends.
+    async fn hold(mut self, mut asked: Asked, one: One) -> Result<()> {
+        self.leases.watch();
+        let cleanup = self.instructions.line()?;
+        let (definition, demand) = (self.leases.definition.clone(), self.leases.demand);
+        let fingerprint = self.leases.provenance.fingerprint;
+        // Now, so that the next clone is created while the command runs.
+        let work = self.instructions.after_request(&definition, &fingerprint, demand);
+        let _ = self.lines.send(Line::Text(work.line()?));
+        let ended = match asked.word().await {
+            Some(RELEASE) => {
+                let released = self.leases.release_within(&Deadline::default()).await;
+                if let Ok(warnings) = &released {
+                    asked.answer(&json(warnings)?).await;
+                }
+                released.map(drop)
+            }
+            // Without the lock, it goes as that of a killed command does.
+            _ => self.leases.leave_session().await,
+        };
+        let _ = self.lines.send(Line::Text(cleanup));
+        drop(one);
+        ended
+    }
+
     /// Leaves the clone to the user who has its URL, or releases it; then leaves the rest to the process' other work.
     async fn end(mut self, asked: Asked, heard: bool) -> Result<()> {
         let (definition, demand) = (self.leases.definition.clone(), self.leases.demand);
@@ -247,7 +326,7 @@ async fn handed_out(stencil: &Stencil, leases: &mut Leases) -> Result<HandedOut>
         took_ms: took.as_millis().try_into().unwrap_or(u64::MAX),
         build_ms: leases.provenance.build_time.map(|t| t.as_millis().try_into().unwrap_or(u64::MAX)),
         has_bound,
-        ids: leases.clones.iter().map(|clone| clone.id.clone()).collect(),
+        held: stencil.describe_held(leases).await?,
     })
 }
 

@@ -129,6 +129,17 @@ impl Answer {
     pub(super) fn heard(self) -> bool {
         false
     }
+
+    /// Returns the connection; `None` if the other process has said more than its answer.
+    #[cfg(target_os = "linux")]
+    pub(super) fn into_stream(self) -> Option<std::os::unix::net::UnixStream> {
+        self.stream.buffer().is_empty().then(|| self.stream.into_inner())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn into_stream(self) -> Option<std::os::unix::net::UnixStream> {
+        None
+    }
 }
 
 /// Asks the process at an address. `None`: there is none, or it cannot answer.
@@ -203,10 +214,17 @@ impl Asked {
     ///
     /// Cancel safety: nothing is lost.
     pub(super) async fn is_heard(&mut self) -> bool {
+        self.word().await == Some(HEARD)
+    }
+
+    /// Waits for what the command says next; `None`: it ended, or closed the connection.
+    ///
+    /// Cancel safety: nothing is lost.
+    pub(super) async fn word(&mut self) -> Option<u8> {
         use tokio::io::AsyncReadExt as _;
 
-        let mut heard = [0];
-        self.stream.read(&mut heard).await.is_ok_and(|read| read == 1) && heard == [HEARD]
+        let mut word = [0];
+        self.stream.read(&mut word).await.ok().filter(|read| *read == 1).map(|_| word[0])
     }
 
     /// Says that all is done.
@@ -226,6 +244,10 @@ impl Asked {
 
     pub(super) async fn is_heard(&mut self) -> bool {
         false
+    }
+
+    pub(super) async fn word(&mut self) -> Option<u8> {
+        None
     }
 
     pub(super) async fn done(self) {}

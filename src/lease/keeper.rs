@@ -1,4 +1,4 @@
-//! The lease of `run`: the clone's advisory lock, held by a session that is watched.
+//! The lease of `run`: the clone's advisory lock, held by a session that is watched, or by another process.
 //!
 //! A killed process releases the lock immediately. So does a disconnected session or a restarted server, although the
 //! holder is alive: so the keeper checks every few seconds, opens a new session, and takes the lock again. The
@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::custody::Custody;
 use crate::error::{Error, Result};
 use crate::events::Warning;
 use crate::pg::lock::LockKey;
@@ -30,8 +31,8 @@ pub(crate) struct Keeper {
 
 /// Result of the end of a lease.
 pub(crate) struct Kept {
-    /// Session that holds the locks; `None` if it was lost and could not be replaced.
-    pub(crate) registry: Option<Registry>,
+    /// What holds the locks.
+    pub(crate) hold: Hold,
     /// The clones that were dropped while the session was lost.
     pub(crate) lost: Vec<String>,
     /// Warnings about them for the holder.
@@ -40,7 +41,33 @@ pub(crate) struct Kept {
 
 impl Kept {
     fn nothing() -> Self {
-        Kept { registry: None, lost: Vec::new(), warnings: Vec::new() }
+        Kept { hold: Hold::Nothing, lost: Vec::new(), warnings: Vec::new() }
+    }
+}
+
+/// What holds the locks of some clones.
+pub(crate) enum Hold {
+    /// A session.
+    Session(Box<Registry>),
+    /// Another process.
+    Elsewhere(Custody),
+    /// Nothing: the session was lost and could not be replaced, or has ended.
+    Nothing,
+}
+
+impl From<Option<Registry>> for Hold {
+    fn from(session: Option<Registry>) -> Self {
+        session.map_or(Hold::Nothing, |registry| Hold::Session(Box::new(registry)))
+    }
+}
+
+impl Hold {
+    /// Waits until another process that holds the locks may be gone.
+    async fn news(&self) {
+        match self {
+            Hold::Elsewhere(custody) => custody.news().await,
+            Hold::Session(_) | Hold::Nothing => std::future::pending().await,
+        }
     }
 }
 
@@ -50,10 +77,10 @@ const FIRST: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(5);
 
 impl Keeper {
-    /// Takes over a session that holds the locks of `clones`. The caller has its result, so the caller's deadline no
-    /// longer applies to the session.
+    /// Takes over what holds the locks of `clones`. The caller has its result, so the caller's deadline no longer
+    /// applies to a session.
     pub(crate) fn start(
-        mut registry: Registry,
+        mut hold: Hold,
         endpoint: &Endpoint,
         name: &str,
         clones: Vec<String>,
@@ -61,7 +88,9 @@ impl Keeper {
     ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (command, started) = oneshot::channel();
-        registry.session().set_deadline(&Deadline::default());
+        if let Hold::Session(registry) = &mut hold {
+            registry.session().set_deadline(&Deadline::default());
+        }
         let watch = Watch {
             endpoint: endpoint.clone(),
             name: name.to_owned(),
@@ -74,7 +103,7 @@ impl Keeper {
         Keeper {
             stop,
             command: Some(command),
-            task: tokio::spawn(watch.run(registry, stopped, started)),
+            task: tokio::spawn(watch.run(hold, stopped, started)),
             runtime: Handle::current(),
         }
     }
@@ -88,7 +117,7 @@ impl Keeper {
         }
     }
 
-    /// Ends the watch and returns the session. There is none if the runtime of [`Keeper::start`] has ended, or is
+    /// Ends the watch and returns what holds the locks. There is nothing if the runtime of [`Keeper::start`] has ended, or is
     /// another one that works only while its own caller waits.
     ///
     /// # Errors
@@ -133,37 +162,38 @@ struct Watch {
 impl Watch {
     async fn run(
         mut self,
-        registry: Registry,
+        mut hold: Hold,
         mut stopped: oneshot::Receiver<()>,
         started: oneshot::Receiver<Started>,
     ) -> Kept {
-        let mut registry = Some(registry);
         let mut started = Some(started);
         let mut command = None;
         loop {
             tokio::select! {
                 _ = &mut stopped => break,
+                () = hold.news() => {}
                 () = tokio::time::sleep(self.pause) => {}
                 new = next(&mut started) => command = new,
             }
-            let alive = match &mut registry {
+            let alive = match &mut hold {
                 // On a network that drops packets the query would wait indefinitely. A cleanup elsewhere may have
                 // seen the end of the session immediately, so all of this must fit into the grace period.
-                Some(r) => {
-                    let look = self.look(r, &mut command);
+                Hold::Session(registry) => {
+                    let look = self.look(registry, &mut command);
                     matches!(tokio::time::timeout(self.pause, look).await, Ok(Ok(())))
                 }
-                None => false,
+                Hold::Elsewhere(custody) => !custody.is_lost(),
+                Hold::Nothing => false,
             };
             if !alive {
-                registry = None;
+                hold = Hold::Nothing;
                 tokio::select! {
                     _ = &mut stopped => break,
-                    again = self.retake() => registry = again,
+                    again = self.retake() => hold = again.into(),
                 }
             }
         }
-        Kept { registry, lost: self.lost, warnings: self.warnings }
+        Kept { hold, lost: self.lost, warnings: self.warnings }
     }
 
     /// Checks whether the session is still connected, and records the command if there is a new one.

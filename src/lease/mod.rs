@@ -9,6 +9,7 @@
 
 mod batch;
 mod create;
+pub(crate) mod custody;
 mod fill;
 mod hook;
 pub(crate) mod keeper;
@@ -75,6 +76,17 @@ impl ClonedSet {
             expires_at: None,
             bound: tenure.prolonging(),
         }
+    }
+
+    /// Creates a clone that another process leased for this one, until this one ends.
+    pub(crate) fn of_session(
+        id: String,
+        databases: Vec<NamedDatabase>,
+        oids: Vec<Oid>,
+        fingerprint: Fingerprint,
+    ) -> Self {
+        let bound = Bound::default();
+        ClonedSet { id, databases, oids, fingerprint, by_session: true, expires_at: None, bound }
     }
 
     /// Returns the name that users see.

@@ -433,9 +433,19 @@ impl Endpoint {
             }
         };
         if let Some(refused) = refused {
-            // Another task may have found the same.
-            let _ = self.without_tls.set(refused);
+            self.set_without_tls(refused);
         }
+    }
+
+    /// Returns what [`Endpoint::learn_tls`] found; `None` if it was not necessary, or found nothing.
+    pub(crate) fn without_tls(&self) -> Option<bool> {
+        self.without_tls.get().copied()
+    }
+
+    /// Takes over what another process found by [`Endpoint::learn_tls`].
+    pub(crate) fn set_without_tls(&self, without: bool) {
+        // Another task may have found the same.
+        let _ = self.without_tls.set(without);
     }
 
     /// Returns the `sslmode` for commands of the user: that of the URL or the environment, and `disable` if

@@ -2,17 +2,37 @@
 //! command would have to open one.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sqlx::postgres::types::Oid;
 
 use super::acquire::{Demand, Wanted};
 use super::leases::Leases;
 use super::{Deadline, Holder, Stencil};
 use crate::config::Definition;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::events::{Event, Warning};
-use crate::lease::{self, Batch, Look};
+use crate::lease::custody::Custody;
+use crate::lease::{self, Batch, ClonedSet, Look};
 use crate::registry::Registry;
-use crate::template::Timing;
+use crate::template::{Provenance, Timing};
+use crate::variables::{NamedDatabase, Outcome};
+
+/// Clone that another process leased for this one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HeldElsewhere {
+    /// Its short id.
+    pub(crate) id: String,
+    definition: String,
+    fingerprint: String,
+    databases: Vec<NamedDatabase>,
+    oids: Vec<u32>,
+    took: Duration,
+    build_time: Option<Duration>,
+    /// Whether the server has no TLS, if that is known: each question costs the server a process.
+    without_tls: Option<bool>,
+}
 
 impl Stencil {
     /// Acts for another process of the same account and checkout.
@@ -60,6 +80,45 @@ impl Stencil {
         let hit_ms = u64::try_from(timing.clone.as_millis()).ok();
         leases.demand = Demand { announced: false, hit_ms };
         Ok(Some(leases))
+    }
+
+    /// Describes the only clone of these leases for the process that it is for.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Internal`] if there is none.
+    pub(crate) async fn describe_held(&self, leases: &Leases) -> Result<HeldElsewhere> {
+        let clone = leases.clones.first().ok_or_else(|| Error::internal("leases without a clone"))?;
+        if clone.by_session {
+            // Its command is about to ask.
+            self.endpoint.learn_tls().await;
+        }
+        Ok(HeldElsewhere {
+            id: clone.id.clone(),
+            definition: leases.definition.clone(),
+            fingerprint: leases.fingerprint().to_string(),
+            databases: clone.databases.clone(),
+            oids: clone.oids.iter().map(|oid| oid.0).collect(),
+            took: leases.timing.total(),
+            build_time: leases.provenance.build_time,
+            without_tls: self.endpoint.without_tls(),
+        })
+    }
+
+    /// Returns the lease of a clone that the process at the other end of `custody` holds for this one.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Usage`] if the description is not one of [`Stencil::describe_held`].
+    pub(crate) fn held_elsewhere(&self, custody: Custody, held: &HeldElsewhere) -> Result<Leases> {
+        let fingerprint = held.fingerprint.parse()?;
+        if let Some(without) = held.without_tls {
+            self.endpoint.set_without_tls(without);
+        }
+        let oids = held.oids.iter().copied().map(Oid).collect();
+        let clone = ClonedSet::of_session(held.id.clone(), held.databases.clone(), oids, fingerprint);
+        let provenance =
+            Provenance { build_time: held.build_time, ..Provenance::new(fingerprint, Outcome::Hit) };
+        let timing = Timing { clone: held.took, ..Timing::default() };
+        Ok(Leases::elsewhere(self, custody, &held.definition, vec![clone], provenance, timing))
     }
 
     /// Keeps a session for the next request. Its locks are released now, since that request may be long in coming.

@@ -11,7 +11,8 @@ use super::{Age, BoundRow, Deadline, Demand, DroppedRow, Shard, Stencil, Term};
 use crate::error::{Error, Result};
 use crate::events::Warning;
 use crate::lease::ClonedSet;
-use crate::lease::keeper::{Keeper, Kept};
+use crate::lease::custody::Custody;
+use crate::lease::keeper::{self, Keeper, Kept};
 use crate::names::Fingerprint;
 use crate::pg::Endpoint;
 use crate::process::Started;
@@ -80,17 +81,19 @@ pub struct Leases {
 
 /// Holder of the clones' locks.
 enum Hold {
-    /// A session that is not watched.
-    Session(Box<Registry>),
-    /// A session that is watched.
+    /// A session, or another process, that is not watched; nothing, if it was lost or has ended.
+    Unwatched(keeper::Hold),
+    /// The same, watched.
     Watched(Keeper),
-    /// None: the session was lost, or has ended.
-    Nothing,
+}
+
+impl Hold {
+    const NOTHING: Hold = Hold::Unwatched(keeper::Hold::Nothing);
 }
 
 impl From<Option<Registry>> for Hold {
     fn from(session: Option<Registry>) -> Self {
-        session.map_or(Hold::Nothing, |registry| Hold::Session(Box::new(registry)))
+        Hold::Unwatched(session.into())
     }
 }
 
@@ -128,17 +131,40 @@ impl Leases {
         }
     }
 
+    /// Creates the leases of clones that another process holds for this one, until this one ends.
+    pub(super) fn elsewhere(
+        stencil: &Stencil,
+        custody: Custody,
+        definition: &str,
+        clones: Vec<ClonedSet>,
+        provenance: Provenance,
+        timing: Timing,
+    ) -> Self {
+        Leases {
+            stencil: stencil.clone(),
+            hold: Hold::Unwatched(keeper::Hold::Elsewhere(custody)),
+            ending: Ending::Release,
+            clones,
+            definition: definition.to_owned(),
+            provenance,
+            timing,
+            ages: Vec::new(),
+            dropped: None,
+            demand: Demand::default(),
+        }
+    }
+
     /// Returns the session that holds the locks, unless it is watched or lost.
     pub(crate) fn session(&mut self) -> Option<&mut Registry> {
         match &mut self.hold {
-            Hold::Session(registry) => Some(registry),
-            Hold::Watched(_) | Hold::Nothing => None,
+            Hold::Unwatched(keeper::Hold::Session(registry)) => Some(registry),
+            Hold::Unwatched(_) | Hold::Watched(_) => None,
         }
     }
 
     /// Returns [`Stencil::bound_here`], if there is a session; never fails.
     pub(crate) async fn bound_here(&mut self) -> Vec<BoundRow> {
-        let Hold::Session(registry) = &mut self.hold else {
+        let Hold::Unwatched(keeper::Hold::Session(registry)) = &mut self.hold else {
             return Vec::new();
         };
         self.stencil.bound_here(registry).await.unwrap_or_default()
@@ -150,11 +176,15 @@ impl Leases {
 
     /// Watches over the locks from here on: if the session is lost, another one takes them again.
     pub(crate) fn watch(&mut self) {
-        if let Hold::Session(registry) = std::mem::replace(&mut self.hold, Hold::Nothing) {
-            let (endpoint, config) = (&self.stencil.endpoint, &self.stencil.config);
-            let (name, grace) = (&config.server.registry, *config.clone.orphan_grace);
-            self.hold = Hold::Watched(Keeper::start(*registry, endpoint, name, self.ids(), grace));
-        }
+        self.hold = match std::mem::replace(&mut self.hold, Hold::NOTHING) {
+            Hold::Unwatched(keeper::Hold::Nothing) => Hold::NOTHING,
+            Hold::Unwatched(hold) => {
+                let (endpoint, config) = (&self.stencil.endpoint, &self.stencil.config);
+                let (name, grace) = (&config.server.registry, *config.clone.orphan_grace);
+                Hold::Watched(Keeper::start(hold, endpoint, name, self.ids(), grace))
+            }
+            watched @ Hold::Watched(_) => watched,
+        };
     }
 
     /// Records, shortly after, the command that was started for the clones: if this process is killed, they are kept
@@ -168,24 +198,40 @@ impl Leases {
     /// Ends the watch. Removes the clones that were dropped while the session was lost, and returns warnings about
     /// them for the holder.
     pub(crate) async fn unwatch(&mut self) -> Result<Vec<Warning>> {
-        let keeper = match std::mem::replace(&mut self.hold, Hold::Nothing) {
+        let keeper = match std::mem::replace(&mut self.hold, Hold::NOTHING) {
             Hold::Watched(keeper) => keeper,
             other => {
                 self.hold = other;
                 return Ok(Vec::new());
             }
         };
-        let Kept { registry, lost, warnings } = keeper.stop().await?;
-        self.hold = registry.into();
+        let Kept { hold, lost, warnings } = keeper.stop().await?;
+        self.hold = Hold::Unwatched(hold);
         self.clones.retain(|clone| !lost.contains(&clone.id));
         Ok(warnings)
     }
 
     /// Takes the session out.
     fn take_session(&mut self) -> Option<Registry> {
-        match std::mem::replace(&mut self.hold, Hold::Nothing) {
-            Hold::Session(registry) => Some(*registry),
-            Hold::Watched(_) | Hold::Nothing => None,
+        match std::mem::replace(&mut self.hold, Hold::NOTHING) {
+            Hold::Unwatched(keeper::Hold::Session(registry)) => Some(*registry),
+            Hold::Unwatched(_) | Hold::Watched(_) => None,
+        }
+    }
+
+    /// Has the process that holds the clones for this one release them. Returns its answer; `None` if there is no such
+    /// process, or no longer: then [`Leases::release_within`] is to follow.
+    pub(crate) async fn release_elsewhere(&mut self) -> Option<String> {
+        match std::mem::replace(&mut self.hold, Hold::NOTHING) {
+            Hold::Unwatched(keeper::Hold::Elsewhere(custody)) => {
+                let answer = custody.release().await?;
+                self.ending = Ending::Stay;
+                Some(answer)
+            }
+            other => {
+                self.hold = other;
+                None
+            }
         }
     }
 
@@ -240,6 +286,7 @@ impl Leases {
     /// The driver's; the session is closed then.
     pub(crate) async fn leave_session(mut self) -> Result<()> {
         self.ending = Ending::Stay;
+        self.unwatch().await?;
         match self.take_session() {
             Some(registry) => self.stencil.keep_session(registry).await,
             None => Ok(()),
@@ -360,7 +407,7 @@ impl Leases {
 impl Drop for Leases {
     fn drop(&mut self) {
         // Unlocks first, since a cleanup would wait for the locks.
-        self.hold = Hold::Nothing;
+        self.hold = Hold::NOTHING;
         if self.ending == Ending::Release {
             drop(self.stencil.background.to_give_up(self.ids()));
         }

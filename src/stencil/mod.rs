@@ -68,6 +68,7 @@ pub(crate) use self::cleanup::{Due, clean_up_copies, clean_up_with};
 pub(crate) use self::dumps::{Filled, Left, SavedDumps};
 pub(crate) use self::eviction::{EvictionDone, EvictionPlan, Stays, Targets};
 pub(crate) use self::explain::{Explanation, NoWaypoints, Now, OnServer, explain_files};
+pub(crate) use self::hand_out::HeldElsewhere;
 #[cfg(feature = "cli")]
 pub(crate) use self::holdings::{Held, Holdings, holdings};
 pub use self::leases::{Lease, LeasedClone, LeasedDatabase, Leases, Ttl};

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgstencil::internals::LockKey;
 use serde_json::Value;
 
 use crate::background::logged;
 use crate::support::extension::ensure;
-use crate::support::hold::{list, listed};
+use crate::support::hold::{Held, goes, list, listed};
 use crate::support::proxy::Proxy;
 use crate::support::server::PATIENCE;
-use crate::support::{Pgstencil, Project, copy, eventually, server};
+use crate::support::{Pgstencil, Project, copy, eventually, server, until_done};
 
 /// A project whose server is reached through a relay, with a template whose clones are created ahead.
 fn project() -> (Project<'static>, Proxy) {
@@ -227,4 +228,111 @@ fn what_takes_more_is_done_by_the_command_itself() {
         .args(["release", "no_such_clone"])
         .fails(6)
         .stderr_has("no clone `no_such_clone`");
+}
+
+/// Repeats `run` until the process of an earlier command holds its clone. The command waits in it.
+fn held<'p>(project: &'p Project<'static>, proxy: &Proxy, args: &[&str]) -> Held<'p, 'static> {
+    let mut last = None;
+    let without_session = || {
+        proxy.reset();
+        let held = Held::idle(project, args);
+        if proxy.round_trips().is_empty() {
+            last = Some(held);
+        } else {
+            held.end();
+            held.run.wait().code(0);
+        }
+        last.is_some()
+    };
+    assert!(eventually(PATIENCE, without_session));
+    last.unwrap()
+}
+
+/// The server process that holds the lock of a clone; empty if none does.
+fn holder(project: &Project<'_>, clone: &Value) -> String {
+    let key = LockKey::clone(clone["id"].as_str().unwrap()).value();
+    let sql = format!(
+        "select pid from pg_locks where locktype = 'advisory' and granted \
+         and (classid::bigint << 32) | objid::bigint = {key}"
+    );
+    server().psql(&project.registry(), &sql)
+}
+
+#[test]
+fn the_clone_of_run_is_held_and_released_without_a_session() {
+    let (project, proxy) = project();
+    let report = project.path().join("report.json");
+    let held = held(&project, &proxy, &["--report", report.to_str().unwrap()]);
+    let clone = listed(&project, &held.database);
+    assert_eq!((&clone["state"], &clone["expires_at"]), (&"leased".into(), &Value::Null));
+    let reported: Value = serde_json::from_str(&project.read("report.json")).unwrap();
+    assert_eq!(reported["clone"]["name"], held.database.as_str());
+    let before = holder(&project, &clone);
+    assert_ne!(before, "");
+    // An idle process stays for two seconds only.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(holder(&project, &clone), before);
+    proxy.reset();
+    held.end();
+    held.run.wait().code(0);
+    assert!(proxy.round_trips().is_empty());
+    goes(&project, &held.database);
+}
+
+#[test]
+fn a_clone_of_run_outlives_the_process_that_holds_it() {
+    let (project, proxy) = project();
+    let config = project.read("pgstencil.toml");
+    project.write("pgstencil.toml", &(config + "orphan_grace = \"2s\"\n"));
+    let held = held(&project, &proxy, &[]);
+    let clone = listed(&project, &held.database);
+    let before = holder(&project, &clone);
+    let retaken = || !["", &before].contains(&holder(&project, &clone).as_str());
+    let kill_listener = || {
+        let name = Pgstencil::new(&project).arg("clone").success();
+        let name = name.line().rsplit_once('/').unwrap().1.to_owned();
+        Pgstencil::new(&project).args(["release", &name]).success();
+        // The line tells which process takes the work of commands.
+        let dropped = || !logged(&project, &format!("dropped clone {name}")).is_empty();
+        assert!(eventually(PATIENCE, dropped));
+        kill_last(&project);
+    };
+    assert!(until_done(kill_listener, retaken));
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(2500));
+        Pgstencil::new(&project).args(["evict"]).success();
+        assert!(server().has_database(&held.database));
+    }
+    held.end();
+    held.run.wait().code(0);
+    goes(&project, &held.database);
+}
+
+#[test]
+fn the_clone_of_a_killed_run_goes_although_another_process_held_it() {
+    let (project, proxy) = project();
+    let config = project.read("pgstencil.toml");
+    project.write("pgstencil.toml", &(config + "orphan_grace = \"100ms\"\n"));
+    let mut held = held(&project, &proxy, &[]);
+    let clone = listed(&project, &held.database);
+    held.run.kill9();
+    held.end();
+    assert!(eventually(PATIENCE, || holder(&project, &clone).is_empty()));
+    let evict = || drop(Pgstencil::new(&project).args(["evict"]).success());
+    assert!(until_done(evict, || !server().has_database(&held.database)));
+}
+
+#[test]
+fn a_clone_of_run_that_is_kept_stays() {
+    let (project, proxy) = project();
+    let held = held(&project, &proxy, &["--keep"]);
+    held.end();
+    let out = held.run.wait();
+    out.code(0).stdout_has(&held.database);
+    let clone = listed(&project, &held.database);
+    assert_eq!(clone["state"], "leased");
+    assert_ne!(clone["expires_at"], Value::Null);
+    assert!(eventually(PATIENCE, || holder(&project, &clone).is_empty()));
+    Pgstencil::new(&project).args(["evict"]).success();
+    assert!(server().has_database(&held.database));
 }

@@ -14,7 +14,7 @@ use crate::{Error, Result, Stencil};
 use super::prune;
 use crate::cli::args::Making;
 use crate::cli::background::{Background, Request, Task};
-use crate::cli::hand_out::{self, HandOut};
+use crate::cli::hand_out::{self, HandOut, HandedOut};
 use crate::cli::pushing::Pushing;
 use crate::cli::{App, github};
 use crate::quantity::{count, seconds, setting};
@@ -96,14 +96,36 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
 
 /// Whether a new clone with a new name is all that is asked for.
 fn is_plain(args: &CloneArgs) -> bool {
-    let Making { name, clones, shard, full_build, which, .. } = &args.making;
-    let special = args.fresh || args.take || *full_build || which.keep_failed_build;
-    !special && name.is_none() && shard.is_none() && usize::from(*clones) == 1
+    !args.fresh && !args.take && asks_for_one(&args.making)
+}
+
+/// Whether nothing but one clone with a new name is asked for.
+pub(crate) fn asks_for_one(making: &Making) -> bool {
+    let Making { name, clones, shard, full_build, which, .. } = making;
+    let special = *full_build || which.keep_failed_build || name.is_some() || shard.is_some();
+    !special && usize::from(*clones) == 1
 }
 
 /// Prints a clone that the background process of an earlier command hands out.
 async fn take(app: &App, stencil: &Stencil, making: &Making, handed_out: HandOut) -> Result<u8> {
     let clone = &handed_out.clone;
+    tell_handed_out(app, making, clone)?;
+    match app.printer.json() {
+        true => app.printer.data(&format!("{}\n", clone.json))?,
+        false => app.printer.data(&clone.urls)?,
+    }
+    let (name, has_bound) = (clone.name.clone(), clone.has_bound);
+    if let Err(error) = handed_out.printed(stencil).await {
+        app.printer.caution(&unconfirmed(stencil, &name, &error));
+    }
+    if has_bound {
+        prune::look(app, stencil).await;
+    }
+    Ok(0)
+}
+
+/// Tells everybody who asked about a clone that the background process of an earlier command hands out.
+pub(crate) fn tell_handed_out(app: &App, making: &Making, clone: &HandedOut) -> Result<()> {
     app.printer.say(&clone.said);
     if let Some(file) = &making.report {
         private_file::write_output(file, format!("{}\n", clone.json).as_bytes())?;
@@ -117,19 +139,7 @@ async fn take(app: &App, stencil: &Stencil, making: &Making, handed_out: HandOut
             took: Duration::from_millis(clone.took_ms),
             build_time: clone.build_ms.map(Duration::from_millis),
         },
-    )?;
-    match app.printer.json() {
-        true => app.printer.data(&format!("{}\n", clone.json))?,
-        false => app.printer.data(&clone.urls)?,
-    }
-    let (name, has_bound) = (clone.name.clone(), clone.has_bound);
-    if let Err(error) = handed_out.printed(stencil).await {
-        app.printer.caution(&unconfirmed(stencil, &name, &error));
-    }
-    if has_bound {
-        prune::look(app, stencil).await;
-    }
-    Ok(0)
+    )
 }
 
 fn unconfirmed(stencil: &Stencil, name: &str, error: &Error) -> Warning {
@@ -258,7 +268,7 @@ pub(crate) fn until(clones: &[ClonedSet]) -> String {
 }
 
 /// Gives clones back of which nobody learns; one that was there before stays its holder's.
-async fn unheard(stencil: &Stencil, leases: Leases) {
+pub(crate) async fn unheard(stencil: &Stencil, leases: Leases) {
     if leases.outcome() != Outcome::Reused {
         let _ = leases.release().await;
         stencil.close().await;

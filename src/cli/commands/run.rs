@@ -14,6 +14,7 @@ use crate::{Error, Kind, Result, Stencil, wire};
 use super::{clone, prune};
 use crate::cli::args::Making;
 use crate::cli::background::{Background, Request, Task};
+use crate::cli::hand_out::{self, HandedOut};
 use crate::cli::pushing::Pushing;
 use crate::cli::{App, interruptible, refusal};
 use clap::Args;
@@ -61,15 +62,27 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
         wanted.command = true;
         let named = !wanted.pattern.is_unique();
         let background = Background::new(&stencil);
+        if clone::asks_for_one(&args.making)
+            && let Some((handed_out, mut leases)) = handed_out(app, &stencil, &args.making)
+        {
+            if let Err(error) = clone::tell_handed_out(app, &args.making, &handed_out) {
+                if hand_out::release_held(&mut leases).await.is_none() {
+                    clone::unheard(&stencil, leases).await;
+                }
+                return Err(error);
+            }
+            return Ok((stencil, background, leases, Some(handed_out), named));
+        }
         match clone::acquire(app, &stencil, &args.making, &wanted).await {
-            Ok(leases) => Ok((stencil, background, leases, named)),
+            Ok(leases) => Ok((stencil, background, leases, None, named)),
             Err(error) => {
                 background.finish(Task::CleanUp).await;
                 Err(error)
             }
         }
     };
-    let (stencil, mut background, mut leases, named) = interruptible(app, signals, prepare).await?;
+    let (stencil, mut background, mut leases, handed_out, named) =
+        interruptible(app, signals, prepare).await?;
     let stopped = |failed: bool| {
         let terminal = std::io::stdin().is_terminal();
         failed.then(|| refusal::of(&argv, &here, terminal)).flatten()
@@ -87,9 +100,12 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     // Before the command, so that while it runs the next run's clone is created, and other runs' leftovers are
     // dropped.
     let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
-    let request = clone::request(&definition, &provenance, leases.demand);
-    let request = Request { command_follows: true, ..request };
-    background.after_request(leases.session(), &request).await;
+    // A process that handed the clone out knows of the request.
+    if handed_out.is_none() {
+        let request = clone::request(&definition, &provenance, leases.demand);
+        let request = Request { command_follows: true, ..request };
+        background.after_request(leases.session(), &request).await;
+    }
     let bound = leases.bound_here().await;
     let pushing = Pushing::begin(app, &stencil, &definition, &provenance);
     leases.watch();
@@ -119,6 +135,8 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
             }
             Err(error) => app.printer.warn(&format!("could not keep the clone: {}", wire::chain(&error))),
         }
+    } else if let Some(warnings) = hand_out::release_held(&mut leases).await {
+        warnings.iter().for_each(|w| app.printer.caution(w));
     } else {
         match release(app, signals, leases).await {
             Ok(warnings) => warnings.iter().for_each(|w| app.printer.caution(w)),
@@ -131,9 +149,18 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
         stencil.close().await;
     }
     pushing.finish(app).await;
-    prune::tell_of(app, &stencil, &bound).await;
+    match handed_out.is_some_and(|clone| clone.has_bound) {
+        true => prune::look(app, &stencil).await,
+        false => prune::tell_of(app, &stencil, &bound).await,
+    }
     clone::rebuild_later(&stencil, &definition, &provenance).await;
     code(ended?)
+}
+
+/// Has a clone handed out, and held until this command ends; `None` if no process can.
+fn handed_out(app: &App, stencil: &Stencil, making: &Making) -> Option<(HandedOut, Leases)> {
+    let definition = making.which.template.as_deref();
+    hand_out::request(app, stencil, definition, Term::Session)?.held(stencil)
 }
 
 /// A signal ends `before_release`; the clones are released all the same.
