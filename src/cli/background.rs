@@ -417,7 +417,7 @@ fn close_inherited() {
 const SOON: Duration = Duration::from_millis(200);
 
 /// Number of instructions for which one cleanup may be put off, as long as the next one is there.
-const TOGETHER: u32 = 4;
+const TOGETHER: u32 = 12;
 
 /// The instructions of the starter and of later commands, as they come.
 struct Lines {
@@ -600,7 +600,7 @@ impl<'a> Worker<'a> {
             }
         }
         .await;
-        *session = stencil.take_back().await;
+        *session = stencil.take_back();
         if let Ok(made @ 1..) = worked {
             self.append(&[format!("created {} of {}", count(made, "warm clone"), task.definition)]);
         }
@@ -636,7 +636,7 @@ impl<'a> Worker<'a> {
             let stencil = checkout.stencil(&self.endpoint)?;
             stencil.lend(session.take());
             stencil.run_owed_unheard(&Deadline::default()).await;
-            *session = stencil.take_back().await;
+            *session = stencil.take_back();
         }
         done
     }

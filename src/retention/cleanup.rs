@@ -349,8 +349,8 @@ pub(crate) async fn apply_in(
 
 /// Maximum number of drops at the same time: they share checkpoints, and more of them bring little.
 const MAX_LANES: usize = 4;
-/// Number of drops for which another session pays.
-const DROPS_OF_A_LANE: usize = 4;
+/// Number of drops for which another session pays: to open it costs the server as much as a drop.
+const DROPS_OF_A_LANE: usize = 8;
 /// Number of drops of a plan from which on they give way to no copy.
 const MANY_DROPS: usize = 16;
 

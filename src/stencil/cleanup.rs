@@ -436,9 +436,10 @@ impl Stencil {
         session.into_iter().for_each(|registry| self.idle.put(registry));
     }
 
-    /// Takes back a session that was left for the next request.
-    pub(crate) async fn take_back(&self) -> Option<Registry> {
-        self.idle.take(&Deadline::default()).await
+    /// Takes back a session that was left for the next request. Its next user begins with the guard: [`Stencil::lend`]
+    /// and [`clean_up_with`] see to that.
+    pub(crate) fn take_back(&self) -> Option<Registry> {
+        self.idle.take_unchecked()
     }
 }
 
