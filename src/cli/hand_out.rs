@@ -201,7 +201,7 @@ impl Counter {
         if (&stencil.config().project, &stencil.config().root) != (&project, &root) {
             return Ok(());
         }
-        let deadline = Deadline::default();
+        let deadline = Deadline::new(Some(resident::WORK), Default::default());
         match ask {
             Ask::Clone { definition, term } => {
                 let by_session = term == Term::Session;
@@ -266,8 +266,12 @@ struct Handed {
 }
 
 impl Handed {
-    /// Holds the clone until the command asks for its release, or ends.
+    /// Holds the clone until the command asks for its release, or ends. A command that has not even heard of it has
+    /// done nothing with it.
     async fn hold(mut self, mut asked: Asked, one: One) -> Result<()> {
+        if !asked.is_heard().await {
+            return self.end(asked, false).await;
+        }
         self.leases.watch();
         let cleanup = self.instructions.line()?;
         let (definition, demand) = (self.leases.definition.clone(), self.leases.demand);
@@ -295,18 +299,20 @@ impl Handed {
     async fn end(mut self, asked: Asked, heard: bool) -> Result<()> {
         let (definition, demand) = (self.leases.definition.clone(), self.leases.demand);
         let fingerprint = self.leases.provenance.fingerprint;
-        match heard {
+        let work = match heard {
             true => {
                 if self.leases.confirm().await.is_ok() {
                     asked.done().await;
                 }
                 self.leases.leave_session().await?;
+                self.instructions.after_request(&definition, &fingerprint, demand)
             }
+            // The command makes the request again, by itself.
             false => {
                 self.leases.release().await?;
+                self.instructions
             }
-        }
-        let work = self.instructions.after_request(&definition, &fingerprint, demand);
+        };
         let _ = self.lines.send(Line::Text(work.line()?));
         Ok(())
     }

@@ -31,12 +31,14 @@ const TAKEN: u8 = b'1';
 const QUESTION: char = '?';
 
 /// Answer of a process that a command has heard, and of the command that all is done.
-#[cfg(target_os = "linux")]
-const HEARD: u8 = b'2';
+pub(super) const HEARD: u8 = b'2';
 
 /// Time for an answer, and for the end of what follows it. The command does the work by itself after that.
 #[cfg(target_os = "linux")]
 const ANSWER: Duration = Duration::from_millis(500);
+
+/// Time in which a question has to be dealt with, so that nothing is done for a command that no longer waits.
+pub(super) const WORK: Duration = Duration::from_millis(400);
 
 /// Longest line that is read.
 #[cfg(target_os = "linux")]
@@ -130,9 +132,13 @@ impl Answer {
         false
     }
 
-    /// Returns the connection; `None` if the other process has said more than its answer.
+    /// Says that the answer has reached its reader, and returns the connection. `None`: the other process is gone, or
+    /// has said more than its answer.
     #[cfg(target_os = "linux")]
-    pub(super) fn into_stream(self) -> Option<std::os::unix::net::UnixStream> {
+    pub(super) fn into_stream(mut self) -> Option<std::os::unix::net::UnixStream> {
+        use std::io::Write as _;
+
+        self.stream.get_mut().write_all(&[HEARD]).ok()?;
         self.stream.buffer().is_empty().then(|| self.stream.into_inner())
     }
 

@@ -429,6 +429,9 @@ fn unreachable(endpoint: &Endpoint, database: &str, error: sqlx::Error) -> Error
     let user = endpoint.user().to_owned();
     let base = |message: String| Error::new(Kind::Connect, message);
     let explained = match (&error, state) {
+        _ if matches!(Delay::of(&error), Some(Delay::Interrupted)) => {
+            Error::new(Kind::Interrupted, format!("could not open a session with the server at {place}"))
+        }
         // The URL is pgstencil's, so it is right: the server answered a moment ago.
         (sqlx::Error::Io(_), _) | (_, Some(SqlState::ADMIN_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW)) if endpoint.is_private() => {
             base(format!("the private server at {place} has stopped"))

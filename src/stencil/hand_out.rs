@@ -75,6 +75,8 @@ impl Stencil {
             self.keep_session(registry).await?;
             return Ok(None);
         };
+        // The request is done.
+        registry.session().set_deadline(&Deadline::default());
         let timing = Timing { inputs: reading, clone: started.elapsed(), ..Timing::default() };
         let mut leases = Leases::new(self, registry, &definition.name, batch.clones, provenance, timing);
         let hit_ms = u64::try_from(timing.clone.as_millis()).ok();

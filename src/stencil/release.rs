@@ -203,8 +203,9 @@ impl Stencil {
         };
         let names = [name.to_owned()];
         let done = self.release_in(&mut registry, &names, false, deadline).await?;
-        let bound = self.bound_here(&mut registry).await?;
-        self.keep_session(registry).await?;
+        // It is released: what fails from here on must not make the other process try again.
+        let bound = self.bound_here(&mut registry).await.unwrap_or_default();
+        let _ = self.keep_session(registry).await;
         Ok((done, !bound.is_empty()))
     }
 
