@@ -95,7 +95,7 @@ impl HandOut {
     pub(super) async fn printed(self, stencil: &Stencil) -> Result<()> {
         match self.answer.heard() {
             true => Ok(()),
-            false => stencil.confirm_handed_out(&[self.clone.held.id.clone()]).await,
+            false => stencil.confirm_handed_out(std::slice::from_ref(&self.clone.held.id)).await,
         }
     }
 

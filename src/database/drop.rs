@@ -156,13 +156,13 @@ pub(crate) async fn withdraw_released(
     let Some(found) = found.into_iter().find(whole) else {
         return Ok(None);
     };
-    if !visited {
-        let mut message = Vec::new();
-        if found.name != row.private_name {
-            message.push(sql::rename_database(&found.name, &row.private_name));
-        }
-        message.push(sql::allow_connections(&row.private_name, false));
-        message.push(catalog::must_stand(&row.private_name, found.oid));
+    // The rename waits for connections that are being made, which then fail, since the old name is gone.
+    if !visited && found.name != row.private_name {
+        let message = [
+            sql::rename_database(&found.name, &row.private_name),
+            sql::allow_connections(&row.private_name, false),
+            catalog::must_stand(&row.private_name, found.oid),
+        ];
         let done = session.send_all(&message).await;
         match done.doing(|| format!("withdraw database `{}`", found.name)) {
             Ok(_) => return Ok(Some(found)),
