@@ -367,7 +367,8 @@ async fn lane(
         if !promises {
             create::give_way_until(registry, until).await?;
         }
-        applied.add(perform(registry, action, grace).await?);
+        // On the heap, as other long work that few calls come to: a program's thread may have little stack.
+        applied.add(Box::pin(perform(registry, action, grace)).await?);
     }
     Ok(applied)
 }
@@ -460,7 +461,7 @@ async fn end_released(registry: &mut Registry, clone: &str) -> Result<Option<End
             return Ok(None);
         }
         if found.counted
-            && let Some(again) = recycle(registry, clone, For::Stock).await?
+            && let Some(again) = Box::pin(recycle(registry, clone, For::Stock)).await?
         {
             // The process that claims it takes this lock.
             let unlocked = registry.session().unlock(LockKey::clone(&again.id)).await;

@@ -77,7 +77,7 @@ pub(crate) struct WarmAgain {
 /// # Errors
 /// The driver's on the loss of the connection.
 pub(crate) async fn recycle(registry: &mut Registry, clone: &str, wanted: For) -> Result<Option<WarmAgain>> {
-    match try_to(registry, clone, wanted).await {
+    match Box::pin(try_to(registry, clone, wanted)).await {
         Err(error) if is_connection_loss(&error) => Err(error),
         Err(_) => Ok(None),
         done => done,

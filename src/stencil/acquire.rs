@@ -171,7 +171,7 @@ impl Stencil {
         }
         let tenures = before.iter().map(|row| self.tenure(&context, wanted, row.as_deref()));
         let mut batch = Batch::new(wanted.naming(), tenures.collect());
-        let obtained = self.obtain(&mut registry, &context, &mut batch, recipe.clone()).await;
+        let obtained = Box::pin(self.obtain(&mut registry, &context, &mut batch, recipe.clone())).await;
         // A statement cannot be interrupted, but a caller who has cancelled wants no clone.
         let obtained = match deadline.cancel.is_cancelled() {
             true => obtained.and(Err(Error::new(Kind::Interrupted, "interrupted"))),
@@ -227,7 +227,9 @@ impl Stencil {
         if warm {
             let fingerprint = recipe.fingerprint();
             let mut claimed = lease::claim(registry, context, &fingerprint, batch, Look::None).await?;
-            if let Some(again) = lease::claim_released(registry, context, &fingerprint, batch).await? {
+            let released = lease::claim_released(registry, context, &fingerprint, batch);
+            // On the heap, as other long work that few calls come to: a program's thread may have little stack.
+            if let Some(again) = Box::pin(released).await? {
                 claimed = Some(again);
             }
             // If only some were warm, the others need the template.
@@ -243,11 +245,11 @@ impl Stencil {
             }
         }
         let ensured = match context.untrusted {
-            false => self.ensure_for(registry, context, batch, Some(recipe)).await?,
+            false => Box::pin(self.ensure_for(registry, context, batch, Some(recipe))).await?,
             true => {
                 let fingerprint = recipe.fingerprint();
                 let Some(template) = template::ready(registry, context, &fingerprint).await? else {
-                    return self.build_apart(registry, context, batch, &fingerprint).await;
+                    return Box::pin(self.build_apart(registry, context, batch, &fingerprint)).await;
                 };
                 batch.outcome = Outcome::Hit;
                 let provenance = Provenance::of(&template, Outcome::Hit);
@@ -268,7 +270,7 @@ impl Stencil {
                 let _ = registry.note_hit(&hit).await;
             }
         }
-        self.make(registry, context, batch, ensured, notes).await
+        Box::pin(self.make(registry, context, batch, ensured, notes)).await
     }
 
     /// Runs the build command directly in the clones, for a job whose results must serve no other command.

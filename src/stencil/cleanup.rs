@@ -327,7 +327,7 @@ impl Stencil {
                 break;
             }
             let actions = cleanup::plan(registry, grace).await?;
-            if !cleanup::apply_now(registry, &actions, grace).await?.left {
+            if !Box::pin(cleanup::apply_now(registry, &actions, grace)).await?.left {
                 break;
             }
         }

@@ -223,10 +223,10 @@ impl Stencil {
         context: &Context<'_>,
         recipe: Option<Recipe>,
     ) -> Result<Ensured> {
-        match template::ensure(registry, context, recipe).await {
+        match Box::pin(template::ensure(registry, context, recipe)).await {
             Err(error) if error.has_fault(Fault::DiskFull) => {
                 match self.free_space(registry, context, 1).await? {
-                    true => template::ensure(registry, context, None).await,
+                    true => Box::pin(template::ensure(registry, context, None)).await,
                     false => Err(error.detail(NOTHING_TO_EVICT)),
                 }
             }

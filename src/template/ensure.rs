@@ -51,12 +51,13 @@ pub(crate) async fn ensure(
                 None
             }
             Plan::Extend(permit, base) => {
-                let built = request.extend(registry, &permit, *base).await;
+                // On the heap: builds are long, hits are not, and a program's thread may have little stack.
+                let built = Box::pin(request.extend(registry, &permit, *base)).await;
                 permit.release(registry).await;
                 request.on_built(registry, built?).await?
             }
             Plan::Build(permit, why) => {
-                let built = request.build(registry, &permit, &why).await;
+                let built = Box::pin(request.build(registry, &permit, &why)).await;
                 permit.release(registry).await;
                 match built? {
                     Some(built) => request.on_built(registry, built).await?,
@@ -159,14 +160,14 @@ impl<'a, 'c> Request<'a, 'c> {
     ) -> Result<Option<Built>> {
         let first = !self.asked;
         if *why != FullBuild::Wanted {
-            match self.pull(registry, permit, None).await? {
+            match Box::pin(self.pull(registry, permit, None)).await? {
                 Tried::Pulled(ended) => {
                     return Ok(Some(Built { ended, note: None, outcome: Outcome::Pulled }));
                 }
                 Tried::Not(Some(reason)) => {
                     let mut reason = reason;
                     if first && *why == FullBuild::NoBase {
-                        match pull::base(registry, self.context, &self.recipe).await? {
+                        match Box::pin(pull::base(registry, self.context, &self.recipe)).await? {
                             Ok(()) => {
                                 self.pulled_base = true;
                                 return Ok(None);
@@ -176,7 +177,7 @@ impl<'a, 'c> Request<'a, 'c> {
                         }
                     }
                     if first {
-                        match pull::wait_for_another(registry, self.context, permit).await? {
+                        match Box::pin(pull::wait_for_another(registry, self.context, permit)).await? {
                             Tried::Pulled(ended) => {
                                 return Ok(Some(Built { ended, note: None, outcome: Outcome::Pulled }));
                             }
@@ -189,7 +190,7 @@ impl<'a, 'c> Request<'a, 'c> {
                 Tried::Not(None) => {}
             }
         }
-        let building = build_fully(registry, self.context, permit, why);
+        let building = Box::pin(build_fully(registry, self.context, permit, why));
         let built = pull::renewing(self.context, &self.recipe, building).await;
         if !matches!(&built, Ok(Built { ended: Ended::Sealed(_), .. })) {
             pull::withdraw(self.context, &self.recipe).await;
@@ -319,11 +320,11 @@ async fn build_fully(
     }
     make_room(registry, context).await?;
     if *why == FullBuild::NoBase
-        && let Some(ended) = waypoint::build(registry, context, permit).await?
+        && let Some(ended) = Box::pin(waypoint::build(registry, context, permit)).await?
     {
         return Ok(Built::full(ended, note));
     }
-    Ok(Built::full(build::build(registry, context, permit, None).await?, note))
+    Ok(Built::full(Box::pin(build::build(registry, context, permit, None)).await?, note))
 }
 
 /// Builds on a copy of an older template, or runs a full build if that fails.

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+use pgstencil::config::BackgroundWork;
 use pgstencil::{Begun, Filler, Kind, Lease, Outcome, Stencil, StencilBuilder, Ttl, Unfilled};
 use sqlx::{ConnectOptions as _, Connection as _};
 
@@ -503,4 +504,33 @@ async fn a_template_is_begun_filled_elsewhere_and_sealed_or_discarded() {
     by_key.close().await;
     stencil.close().await;
     no_clones_left(&project);
+}
+
+/// A test's thread has 2 MiB, and the test itself needs some of them. Without optimisation futures take the most.
+#[test]
+fn builds_and_hand_outs_fit_into_the_stack_of_a_thread() {
+    let project = Project::with_migrations(server());
+    let once = |background: BackgroundWork| {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(1_600_000);
+            let work = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let stencil = Stencil::open(project.path().join("pgstencil.toml"))
+                        .server_url(project.server_url())
+                        .background(background)
+                        .await
+                        .unwrap();
+                    stencil.database().await.unwrap().release().await.unwrap();
+                    stencil.close().await;
+                });
+            };
+            thread.spawn_scoped(scope, work).unwrap().join().unwrap();
+        });
+    };
+    once(BackgroundWork::Off);
+    project.add_migration("1000_more.sql", "create table more ();");
+    once(BackgroundWork::Off);
+    once(BackgroundWork::Auto);
+    assert_eq!(project.builds(), 2);
 }
