@@ -60,7 +60,7 @@ TOML
 
 # --- PyPI ---
 [ -e "$cache/venv/done" ] || {
-    python3 -m venv "$cache/venv" && "$cache/venv/bin/pip" install -q pytest pytest-xdist 'psycopg[binary]' mypy &&
+    python3 -m venv "$cache/venv" && "$cache/venv/bin/pip" install -q pytest pytest-xdist 'psycopg[binary]' mypy uv &&
         touch "$cache/venv/done"
 }
 logged "$cache/venv/bin/pip" install -q --force-reinstall --no-index "$built"/pgstencil-"$version"-*.whl
@@ -68,6 +68,8 @@ bin=$cache/venv/bin/pgstencil
 "$bin" --version | grep -q "^pgstencil $version" || fail "the wheel's binary"
 [ "$("$cache/venv/bin/python" -m pgstencil --version)" = "$("$bin" --version)" ] || fail "python -m pgstencil"
 [ -s "$cache/venv/share/man/man1/pgstencil-run.1" ] || fail "the wheel has no man pages"
+uvx=$("$cache/venv/bin/uvx" --no-cache --offline --from "$built"/pgstencil-"$version"-*.whl pgstencil --version) || fail "uvx"
+[ "$uvx" = "$("$bin" --version)" ] || fail "uvx runs another version: $uvx"
 logged "$cache/venv/bin/mypy" --strict --python-executable "$cache/venv/bin/python" -p pgstencil
 ok wheel
 
