@@ -260,8 +260,14 @@ impl Leases {
     /// # Errors
     /// The driver's; [`crate::Kind::NotFound`] if a clone is gone.
     pub(crate) async fn prolong(&mut self, term: Term) -> Result<()> {
-        let session = self.take_session();
+        let (session, custody) = match std::mem::replace(&mut self.hold, Hold::NOTHING) {
+            Hold::Unwatched(keeper::Hold::Session(registry)) => (Some(*registry), None),
+            Hold::Unwatched(keeper::Hold::Elsewhere(custody)) => (None, Some(custody)),
+            Hold::Unwatched(keeper::Hold::Nothing) | Hold::Watched(_) => (None, None),
+        };
         let registry = self.stencil.prolong(session, &mut self.clones, term).await?;
+        // Until now the other process has held the locks: a cleanup between two states would record an orphan.
+        drop(custody);
         self.hold = Some(registry).into();
         Ok(())
     }

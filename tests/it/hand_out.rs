@@ -326,9 +326,8 @@ fn a_clone_of_run_that_is_kept_stays() {
     let held = held(&project, &proxy, &["--keep"]);
     held.end();
     let out = held.run.wait();
-    out.code(0).stdout_has(&held.database);
+    out.code(0).stdout_has(&held.database).stderr_has("pgstencil release");
     let clone = listed(&project, &held.database);
-    assert_eq!(clone["state"], "leased");
     assert_ne!(clone["expires_at"], Value::Null);
     assert!(eventually(PATIENCE, || holder(&project, &clone).is_empty()));
     Pgstencil::new(&project).args(["evict"]).success();
