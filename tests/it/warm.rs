@@ -306,7 +306,7 @@ fn wait_for_session(project: &Project<'_>, how: &str) {
 
 #[test]
 fn an_interrupted_hand_out_starts_no_command_and_keeps_no_clone() {
-    let project = project(server(), "warm = 2");
+    let project = project(server(), "warm = 2\nwarm_max = 2");
     ensure(&project);
     wait_for_warm(&project, 2);
     for args in [&["run", "--", "touch", "started"][..], &["clone", "--name", "w_{id}"]] {
