@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::events::Warning;
 use crate::lease::custody::{Custody, RELEASE};
 use crate::stencil::{Deadline, HeldElsewhere, Leases, Released, Term, Wanted};
+use crate::variables::Outcome;
 use crate::wire::Answer;
 use crate::{Error, Result, Stencil};
 
@@ -62,22 +63,12 @@ pub(super) struct HandedOut {
     pub(super) json: String,
     /// The line about it.
     pub(super) said: String,
-    /// Its name.
-    pub(super) name: String,
-    /// Its definition.
-    pub(super) definition: String,
-    /// Its fingerprint.
-    pub(super) fingerprint: String,
     /// How it was obtained.
-    pub(super) outcome: String,
-    /// Milliseconds that it took.
-    pub(super) took_ms: u64,
-    /// Milliseconds that a build takes.
-    pub(super) build_ms: Option<u64>,
+    pub(super) outcome: Outcome,
     /// Whether the checkout has clones that may have outlived their branch.
     pub(super) has_bound: bool,
     /// What the command needs to hold it itself.
-    held: HeldElsewhere,
+    pub(super) held: HeldElsewhere,
 }
 
 /// Clone that was handed out, and is dropped unless [`HandOut::printed`] follows.
@@ -274,11 +265,8 @@ impl Handed {
         }
         self.leases.watch();
         let cleanup = self.instructions.line()?;
-        let (definition, demand) = (self.leases.definition.clone(), self.leases.demand);
-        let fingerprint = self.leases.provenance.fingerprint;
         // Now, so that the next clone is created while the command runs.
-        let work = self.instructions.after_request(&definition, &fingerprint, demand);
-        let _ = self.lines.send(Line::Text(work.line()?));
+        let _ = self.lines.send(Line::Text(requested(self.instructions, &self.leases).line()?));
         let ended = match asked.word().await {
             Some(RELEASE) => {
                 let released = self.leases.release_within(&Deadline::default()).await;
@@ -297,15 +285,14 @@ impl Handed {
 
     /// Leaves the clone to the user who has its URL, or releases it; then leaves the rest to the process' other work.
     async fn end(mut self, asked: Asked, heard: bool) -> Result<()> {
-        let (definition, demand) = (self.leases.definition.clone(), self.leases.demand);
-        let fingerprint = self.leases.provenance.fingerprint;
         let work = match heard {
             true => {
                 if self.leases.confirm().await.is_ok() {
                     asked.done().await;
                 }
+                let work = requested(self.instructions, &self.leases);
                 self.leases.leave_session().await?;
-                self.instructions.after_request(&definition, &fingerprint, demand)
+                work
             }
             // The command makes the request again, by itself.
             false => {
@@ -318,19 +305,18 @@ impl Handed {
     }
 }
 
+/// Returns the work that a request for these clones makes necessary.
+fn requested(instructions: Instructions, leases: &Leases) -> Instructions {
+    instructions.after_request(&leases.definition, &leases.provenance.fingerprint, leases.demand)
+}
+
 async fn handed_out(stencil: &Stencil, leases: &mut Leases) -> Result<HandedOut> {
     let has_bound = !leases.bound_here().await.is_empty();
-    let took = leases.timing.total();
     Ok(HandedOut {
         urls: clone::urls(stencil, leases),
         json: json(&Answer::of_clones(leases, stencil.endpoint()))?,
         said: clone::said(leases),
-        name: leases.clones.first().map_or_else(String::new, |clone| clone.name().to_owned()),
-        definition: leases.definition.clone(),
-        fingerprint: leases.fingerprint().to_string(),
-        outcome: leases.outcome().as_str().to_owned(),
-        took_ms: took.as_millis().try_into().unwrap_or(u64::MAX),
-        build_ms: leases.provenance.build_time.map(|t| t.as_millis().try_into().unwrap_or(u64::MAX)),
+        outcome: leases.outcome(),
         has_bound,
         held: stencil.describe_held(leases).await?,
     })

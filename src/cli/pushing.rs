@@ -51,7 +51,7 @@ impl Pushing {
                     format!("pushed template {definition} ({short}) to {place} ({bytes})")
                 }
                 Ok((_, Pushed::There)) => format!("{place} already has template {definition} ({short})"),
-                Ok((_, Pushed::Not(why))) => not_pushed(&place, &why),
+                Ok((_, Pushed::Not(why))) => not_pushed(&place, &why.to_string()),
                 Err(error) => not_pushed(&place, &wire::chain(&error)),
             }
         });

@@ -57,7 +57,19 @@ pub(crate) enum Hold {
 
 impl From<Option<Registry>> for Hold {
     fn from(session: Option<Registry>) -> Self {
-        session.map_or(Hold::Nothing, |registry| Hold::Session(Box::new(registry)))
+        session.map_or(Hold::Nothing, Hold::from)
+    }
+}
+
+impl From<Registry> for Hold {
+    fn from(session: Registry) -> Self {
+        Hold::Session(Box::new(session))
+    }
+}
+
+impl From<Custody> for Hold {
+    fn from(custody: Custody) -> Self {
+        Hold::Elsewhere(custody)
     }
 }
 

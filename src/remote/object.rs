@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::error::Error as StdError;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -181,16 +182,22 @@ impl Objects {
             .map_err(Clone::clone)
     }
 
-    fn connect(&self) -> object_store::Result<Arc<dyn ObjectStore>> {
-        // An error means that there is one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let place = &self.place;
+    /// Returns what the provider's variables say, as far as its client knows it.
+    fn settings<K: FromStr>(&self) -> impl Iterator<Item = (K, &str)> {
         // These would undo what was checked.
         let is_own = |key: &str| {
             !key.ends_with("allow_http")
                 && !key.ends_with("timeout")
                 && !key.ends_with("allow_invalid_certificates")
         };
+        let own = self.variables.keys().filter(move |(key, _)| is_own(key));
+        own.filter_map(|(key, value)| Some((key.parse().ok()?, value)))
+    }
+
+    fn connect(&self) -> object_store::Result<Arc<dyn ObjectStore>> {
+        // An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let place = &self.place;
         Ok(match place.kind {
             Kind::S3 => {
                 let mut builder = AmazonS3Builder::new()
@@ -199,10 +206,8 @@ impl Objects {
                     .with_http_connector(Observed)
                     // Not every store knows the other way.
                     .with_disable_bulk_delete(true);
-                for (key, value) in self.variables.keys().filter(|(key, _)| is_own(key)) {
-                    if let Ok(key) = key.parse() {
-                        builder = builder.with_config(key, value);
-                    }
+                for (key, value) in self.settings() {
+                    builder = builder.with_config(key, value);
                 }
                 if let Some(region) = &place.region {
                     builder = builder.with_region(region);
@@ -217,10 +222,8 @@ impl Objects {
                     .with_client_options(self.options())
                     .with_retry(self.retry())
                     .with_http_connector(Observed);
-                for (key, value) in self.variables.keys().filter(|(key, _)| is_own(key)) {
-                    if let Ok(key) = key.parse() {
-                        builder = builder.with_config(key, value);
-                    }
+                for (key, value) in self.settings() {
+                    builder = builder.with_config(key, value);
                 }
                 if let Some(endpoint) = self.endpoint() {
                     builder = builder.with_base_url(endpoint);
@@ -232,10 +235,8 @@ impl Objects {
                     .with_client_options(self.options())
                     .with_retry(self.retry())
                     .with_http_connector(Observed);
-                for (key, value) in self.variables.keys().filter(|(key, _)| is_own(key)) {
-                    if let Ok(key) = key.parse() {
-                        builder = builder.with_config(key, value);
-                    }
+                for (key, value) in self.settings() {
+                    builder = builder.with_config(key, value);
                 }
                 if let Some(account) = &place.account {
                     builder = builder.with_account(account);

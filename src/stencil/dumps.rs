@@ -11,10 +11,9 @@ use crate::cache_file::key::SecretKey;
 use crate::cache_file::{DumpFile, DumpManifest, Packed, Payload};
 use crate::error::{Error, Result};
 use crate::events::Observe;
-use crate::pg::Session;
 use crate::remote::tools::ToolSearch;
 use crate::remote::{Remote, ServerPrograms, Shelf, Shelved};
-use crate::template::push::{self, Pushed};
+use crate::template::push::{self, NotPushed, Pushed};
 use crate::template::{self, Nearest};
 
 /// Most templates in a file; the oldest ones are left out.
@@ -75,7 +74,7 @@ impl Stencil {
     /// # Errors
     /// As [`ServerPrograms::find`] and [`ServerPrograms::probe`].
     pub(crate) async fn through_server(mut self, deadline: &Deadline) -> Result<(Self, u32)> {
-        let (mut session, _) = self.maintenance(deadline).await?;
+        let mut session = self.maintenance(deadline).await?;
         let found = ServerPrograms::find(&mut session, &self.config.server.registry).await;
         let major = session.facts().major();
         session.close().await;
@@ -92,24 +91,8 @@ impl Stencil {
     /// # Errors
     /// As [`super::cache_key`]; the driver's.
     pub(crate) async fn dumps_key(&self, definition: Option<&str>, deadline: &Deadline) -> Result<CacheKey> {
-        let (session, traits) = self.maintenance(deadline).await?;
-        session.close().await;
+        let traits = self.traits(deadline).await?;
         dumps_key((*self.config).clone(), definition, traits, &self.variable).await
-    }
-
-    async fn maintenance(&self, deadline: &Deadline) -> Result<(Session, crate::fingerprint::ServerTraits)> {
-        use crate::pg::session::OpenError;
-        for database in self.endpoint.maintenance() {
-            match Session::open(&self.endpoint, database, deadline).await {
-                Ok(session) => {
-                    let traits = session.facts().traits.clone();
-                    return Ok((session, traits));
-                }
-                Err(OpenError::Missing) => {}
-                Err(OpenError::Other(error)) => return Err(error),
-            }
-        }
-        Err(self.endpoint.no_database())
     }
 
     /// Dumps the project's ready templates that the shelf lacks, and writes a file with all of the shelf.
@@ -146,11 +129,13 @@ impl Stencil {
                 }
                 let pushed = match kept.fingerprint() == row.fingerprint {
                     false => Pushed::Not(
-                        "its variables have other values now, so its inputs are not known completely".into(),
+                        "its variables have other values now, so its inputs are not known completely"
+                            .to_owned()
+                            .into(),
                     ),
                     true => loop {
                         match push::push(&mut registry, &context, remote, &kept).await? {
-                            Pushed::Not(why) if why == push::BUSY => {
+                            Pushed::Not(NotPushed::Busy) => {
                                 deadline.pause(POLL, "another command that works on a template").await?;
                             }
                             done => break done,
@@ -163,6 +148,7 @@ impl Stencil {
                         here.push(fingerprint);
                     }
                     Pushed::Not(why) => {
+                        let why = why.to_string();
                         left.push(Left { template: name.clone(), fingerprint: Some(fingerprint), why });
                     }
                 }

@@ -222,16 +222,20 @@ impl Stencil {
         Ok(explanation)
     }
 
-    /// Returns the traits of a server that has no registry yet.
-    async fn traits(&self, deadline: &Deadline) -> Result<fingerprint::ServerTraits> {
+    /// Returns the traits of the server, without a session in the registry, which may not exist yet.
+    pub(super) async fn traits(&self, deadline: &Deadline) -> Result<fingerprint::ServerTraits> {
+        let session = self.maintenance(deadline).await?;
+        let traits = session.facts().traits.clone();
+        session.close().await;
+        Ok(traits)
+    }
+
+    /// Opens a session in a database that is not the registry.
+    pub(super) async fn maintenance(&self, deadline: &Deadline) -> Result<Session> {
         let registry = &self.config.server.registry;
         for database in self.endpoint.maintenance().iter().filter(|d| **d != **registry) {
             match Session::open(&self.endpoint, database, deadline).await {
-                Ok(session) => {
-                    let traits = session.facts().traits.clone();
-                    session.close().await;
-                    return Ok(traits);
-                }
+                Ok(session) => return Ok(session),
                 Err(OpenError::Missing) => {}
                 Err(OpenError::Other(error)) => return Err(error),
             }

@@ -24,14 +24,25 @@ use crate::variables::{NamedDatabase, Outcome};
 pub(crate) struct HeldElsewhere {
     /// Its short id.
     pub(crate) id: String,
-    definition: String,
-    fingerprint: String,
+    /// Its definition.
+    pub(crate) definition: String,
+    /// Its fingerprint.
+    pub(crate) fingerprint: String,
     databases: Vec<NamedDatabase>,
     oids: Vec<u32>,
-    took: Duration,
-    build_time: Option<Duration>,
+    /// Time that it took.
+    pub(crate) took: Duration,
+    /// Time that a build takes.
+    pub(crate) build_time: Option<Duration>,
     /// Whether the server has no TLS, if that is known: each question costs the server a process.
     without_tls: Option<bool>,
+}
+
+impl HeldElsewhere {
+    /// Returns the name that users see.
+    pub(crate) fn name(&self) -> &str {
+        self.databases.first().map_or(&self.id, |database| &database.name)
+    }
 }
 
 impl Stencil {
@@ -120,7 +131,7 @@ impl Stencil {
         let provenance =
             Provenance { build_time: held.build_time, ..Provenance::new(fingerprint, Outcome::Hit) };
         let timing = Timing { clone: held.took, ..Timing::default() };
-        Ok(Leases::elsewhere(self, custody, &held.definition, vec![clone], provenance, timing))
+        Ok(Leases::new(self, custody, &held.definition, vec![clone], provenance, timing))
     }
 
     /// Keeps a session for the next request. Its locks are released now, since that request may be long in coming.

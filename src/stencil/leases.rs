@@ -11,7 +11,6 @@ use super::{Age, BoundRow, Deadline, Demand, DroppedRow, Shard, Stencil, Term};
 use crate::error::{Error, Result};
 use crate::events::Warning;
 use crate::lease::ClonedSet;
-use crate::lease::custody::Custody;
 use crate::lease::keeper::{self, Keeper, Kept};
 use crate::names::Fingerprint;
 use crate::pg::Endpoint;
@@ -106,9 +105,10 @@ enum Ending {
 }
 
 impl Leases {
+    /// Creates the leases of clones whose locks `hold` has: a session, or another process for this one.
     pub(super) fn new(
         stencil: &Stencil,
-        registry: Registry,
+        hold: impl Into<keeper::Hold>,
         definition: &str,
         clones: Vec<ClonedSet>,
         provenance: Provenance,
@@ -116,34 +116,11 @@ impl Leases {
     ) -> Self {
         Leases {
             stencil: stencil.clone(),
-            hold: Hold::from(Some(registry)),
+            hold: Hold::Unwatched(hold.into()),
             ending: match provenance.outcome {
                 Outcome::Reused => Ending::Stay,
                 _ => Ending::Release,
             },
-            clones,
-            definition: definition.to_owned(),
-            provenance,
-            timing,
-            ages: Vec::new(),
-            dropped: None,
-            demand: Demand::default(),
-        }
-    }
-
-    /// Creates the leases of clones that another process holds for this one, until this one ends.
-    pub(super) fn elsewhere(
-        stencil: &Stencil,
-        custody: Custody,
-        definition: &str,
-        clones: Vec<ClonedSet>,
-        provenance: Provenance,
-        timing: Timing,
-    ) -> Self {
-        Leases {
-            stencil: stencil.clone(),
-            hold: Hold::Unwatched(keeper::Hold::Elsewhere(custody)),
-            ending: Ending::Release,
             clones,
             definition: definition.to_owned(),
             provenance,

@@ -52,7 +52,7 @@ impl Stencil {
             };
             if kept.fingerprint() != row.fingerprint {
                 let why = "its variables have other values now, so its inputs are not known completely";
-                return Ok((row.fingerprint, Pushed::Not(why.into())));
+                return Ok((row.fingerprint, Pushed::Not(why.to_owned().into())));
             }
             recipe = kept;
         }

@@ -265,27 +265,54 @@ pub(crate) async fn pull_now(
         Err(why) => return Ok(Err(why.into())),
     };
     let fingerprint = found.recipe.fingerprint();
+    Ok(match obtain(registry, context, remote, &found, recipe).await? {
+        Obtained::There => Ok((fingerprint, false)),
+        Obtained::Pulled => Ok((fingerprint, true)),
+        Obtained::Busy => Err("another process builds or pulls it".to_owned().into()),
+        Obtained::Not(why) => Err(why.into()),
+    })
+}
+
+/// Result of [`obtain`].
+enum Obtained {
+    /// The server had the template before.
+    There,
+    /// It was pulled.
+    Pulled,
+    /// Another command builds or pulls it.
+    Busy,
+    /// It was not pulled, for this reason.
+    Not(Why),
+}
+
+/// Pulls a template that was found, if the server does not have it. `recipe`: that of the current inputs.
+async fn obtain(
+    registry: &mut Registry,
+    context: &Context<'_>,
+    remote: &Remote,
+    found: &Found,
+    recipe: &Recipe,
+) -> Result<Obtained> {
+    let (name, fingerprint) = (&context.definition.name, found.recipe.fingerprint());
     let state = TemplateState::Ready;
     if registry.find_template(context.project, name, &fingerprint, state).await?.is_some() {
-        return Ok(Ok((fingerprint, false)));
+        return Ok(Obtained::There);
     }
     let permit = match BuildPermit::ask(registry, context, &found.recipe).await? {
         Some(Asked::Granted(permit)) => permit,
-        Some(Asked::Busy(_) | Asked::Serial(_)) | None => {
-            return Ok(Err("another process builds or pulls it".to_owned().into()));
-        }
+        Some(Asked::Busy(_) | Asked::Serial(_)) | None => return Ok(Obtained::Busy),
     };
-    let pulled = pull(registry, context, remote, &permit, &found, recipe).await;
+    let pulled = pull(registry, context, remote, &permit, found, recipe).await;
     permit.release(registry).await;
     Ok(match pulled? {
         Ok(Ended::Sealed(template)) => {
             template.let_go(registry).await?;
-            Ok((fingerprint, true))
+            Obtained::Pulled
         }
         Ok(Ended::Overtaken(_) | Ended::Unsealed(..)) => {
-            Err("files changed in the meantime".to_owned().into())
+            Obtained::Not("files changed in the meantime".into())
         }
-        Err(why) => Err(why.into()),
+        Err(why) => Obtained::Not(why),
     })
 }
 
@@ -334,23 +361,11 @@ pub(crate) async fn nearest(
     };
     let fingerprint = found.recipe.fingerprint();
     let lacks = migrations(&found.added).len();
-    let state = TemplateState::Ready;
-    if registry.find_template(context.project, name, &fingerprint, state).await?.is_some() {
-        return Ok(Nearest::Found { fingerprint, is_new: false, lacks });
-    }
-    let permit = match BuildPermit::ask(registry, context, &found.recipe).await? {
-        Some(Asked::Granted(permit)) => permit,
-        Some(Asked::Busy(_) | Asked::Serial(_)) | None => return Ok(Nearest::Busy),
-    };
-    let pulled = pull(registry, context, remote, &permit, &found, recipe).await;
-    permit.release(registry).await;
-    Ok(match pulled? {
-        Ok(Ended::Sealed(template)) => {
-            template.let_go(registry).await?;
-            Nearest::Found { fingerprint, is_new: true, lacks }
-        }
-        Ok(Ended::Overtaken(_) | Ended::Unsealed(..)) => Nearest::Not("files changed in the meantime".into()),
-        Err(why) => Nearest::Not(why),
+    Ok(match obtain(registry, context, remote, &found, recipe).await? {
+        Obtained::There => Nearest::Found { fingerprint, is_new: false, lacks },
+        Obtained::Pulled => Nearest::Found { fingerprint, is_new: true, lacks },
+        Obtained::Busy => Nearest::Busy,
+        Obtained::Not(why) => Nearest::Not(why),
     })
 }
 

@@ -3,6 +3,7 @@
 //! The copies are registered as databases of a build of the same inputs, under the right to build in addition to the
 //! template, so that the cleanup finds them after a crash.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::build;
@@ -28,11 +29,32 @@ pub(crate) enum Pushed {
     /// The store has it already.
     There,
     /// Nothing was pushed, for this reason.
-    Not(String),
+    Not(NotPushed),
 }
 
-/// Reason why a template is not pushed at the moment.
-pub(crate) const BUSY: &str = "another process builds it at the moment";
+/// Reason why a template is not pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NotPushed {
+    /// Another process works on it at the moment.
+    Busy,
+    /// Another reason, in words.
+    Because(String),
+}
+
+impl From<String> for NotPushed {
+    fn from(why: String) -> Self {
+        NotPushed::Because(why)
+    }
+}
+
+impl fmt::Display for NotPushed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NotPushed::Busy => "another process builds it at the moment",
+            NotPushed::Because(why) => why,
+        })
+    }
+}
 
 /// Pushes the ready template of a recipe.
 ///
@@ -47,32 +69,32 @@ pub(crate) async fn push(
 ) -> Result<Pushed> {
     let (scope, origin) = match remote.write_scope() {
         Ok(scope) => scope,
-        Err(why) => return Ok(Pushed::Not(why)),
+        Err(why) => return Ok(Pushed::Not(why.into())),
     };
     if let Some(why) = never_shared(context.definition) {
-        return Ok(Pushed::Not(why));
+        return Ok(Pushed::Not(why.into()));
     }
     let name = &context.definition.name;
     let fingerprint = recipe.fingerprint();
     let row = registry.find_template(context.project, name, &fingerprint, TemplateState::Ready).await?;
     if row.as_ref().is_some_and(|row| row.waypoint) {
-        return Ok(Pushed::Not("it is a waypoint".into()));
+        return Ok(Pushed::Not("it is a waypoint".to_owned().into()));
     }
     let tools = match context.tools.find(registry.facts().major()).await {
         Ok(tools) => tools,
-        Err(error) => return Ok(Pushed::Not(error.message().to_owned())),
+        Err(error) => return Ok(Pushed::Not(error.message().to_owned().into())),
     };
     let permit = match RebuildPermit::ask(registry, context, recipe).await? {
         Some(Asked::Granted(permit)) => permit,
         Some(Asked::Busy(_) | Asked::Serial(_)) | None => {
-            return Ok(Pushed::Not(BUSY.into()));
+            return Ok(Pushed::Not(NotPushed::Busy));
         }
     };
     let scratch = match remote.scratch() {
         Ok(scratch) => scratch,
         Err(why) => {
             permit.release(registry).await;
-            return Ok(Pushed::Not(why));
+            return Ok(Pushed::Not(why.into()));
         }
     };
     let dumped = dump(registry, context, &permit, &tools, &scratch.path).await;
@@ -118,7 +140,7 @@ pub(crate) async fn push(
     Ok(match uploaded {
         Ok(Some(bytes)) => Pushed::Done(bytes),
         Ok(None) => Pushed::There,
-        Err(why) => Pushed::Not(why),
+        Err(why) => Pushed::Not(why.into()),
     })
 }
 

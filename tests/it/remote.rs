@@ -407,9 +407,14 @@ fn of_two_machines_at_once_one_builds() {
     let fleet = Fleet::new();
     fleet.both().iter().for_each(|project| project.build(&crate::support::Build::Gate));
     let mut killed = on(&fleet.one, &["ensure"]).spawn();
-    assert!(eventually(PATIENCE, || !fleet.files("/building/").is_empty()));
+    // Written completely: the name of a part of it begins with a dot.
+    let announcement = || match fleet.files("/building/").as_slice() {
+        [one] if !one.file_name().unwrap().to_str().unwrap().starts_with('.') => Some(one.clone()),
+        _ => None,
+    };
+    assert!(eventually(PATIENCE, || announcement().is_some()));
     killed.kill9();
-    fs::write(&fleet.files("/building/")[0], "1 99999999999").unwrap();
+    fs::write(announcement().unwrap(), "1 99999999999").unwrap();
     fleet.two.write("go", "");
     fleet.second("miss").lacks("another machine");
     assert!(fleet.files("/building/").is_empty());

@@ -156,6 +156,17 @@ impl Fleet {
         output
     }
 
+    /// The second server builds on what the first one pushed. Returns the answer.
+    #[track_caller]
+    fn extends(&self, pushed: &Value) -> Value {
+        let extended = self.second("extended").json();
+        assert_eq!(
+            (&extended["base_from"], &extended["extends"]["base"]),
+            (&json!("remote"), &pushed["fingerprint"])
+        );
+        extended
+    }
+
     /// Nothing is pulled, one line says why, and the build is a usual one. After that nothing is left of it.
     #[track_caller]
     fn is_refused(&self, why: &str) {
@@ -214,11 +225,7 @@ fn what_one_server_builds_another_pulls() {
     // A base for more migrations.
     fleet.forget(&fleet.two);
     fleet.two.add_migration("0003_items", "create table items ()");
-    let extended = fleet.second("extended").json();
-    assert_eq!(
-        (&extended["base_from"], &extended["extends"]["base"]),
-        (&json!("remote"), &built["fingerprint"])
-    );
+    fleet.extends(&built);
     // Both are listed.
     let listed = fleet.works(&fleet.one, &["remote", "list", "--json"]).json();
     assert_eq!(listed["entries"].as_array().unwrap().len(), 2, "{listed}");
@@ -482,11 +489,7 @@ fn a_web_server_is_a_store_too() {
     for lists_no_trees in [false, true] {
         objects.ways(|ways| ways.lists_no_trees = lists_no_trees);
         fleet.forget(&fleet.two);
-        let extended = fleet.second("extended").json();
-        assert_eq!(
-            (&extended["base_from"], &extended["extends"]["base"]),
-            (&json!("remote"), &built["fingerprint"])
-        );
+        let extended = fleet.extends(&built);
         let listed = fleet.works(&fleet.one, &["remote", "list", "--json"]).json();
         assert_eq!(listed["entries"].as_array().unwrap().len(), 2, "{listed}");
         let fingerprint = extended["fingerprint"].as_str().unwrap().to_owned();

@@ -426,16 +426,22 @@ fn a_killed_restore_leaves_nothing() {
     gate.reached();
     killed.kill9();
     // The gate is still closed: the program was ended.
-    let gone = || {
-        on(&jobs.two, &["evict"]).success();
-        jobs.two.databases().is_empty()
-    };
-    assert!(eventually(PATIENCE, gone), "{:?}", jobs.two.databases());
+    nothing_is_left(&jobs);
     assert_eq!(templates(&jobs.two), Vec::<Value>::new());
     drop(gate);
     // As if nothing had happened.
     jobs.restore(&file, &[]);
     jobs.second("hit");
+}
+
+/// Waits until cleanups have dropped what an interrupted restore made.
+#[track_caller]
+fn nothing_is_left(jobs: &Jobs) {
+    let gone = || {
+        on(&jobs.two, &["evict"]).success();
+        jobs.two.databases().is_empty()
+    };
+    assert!(eventually(PATIENCE, gone), "{:?}", jobs.two.databases());
 }
 
 #[test]
@@ -453,11 +459,7 @@ fn a_restore_that_takes_too_long_ends_its_programs() {
     let output = interrupted.wait();
     output.code(130);
     // The gate is still closed: the programs were ended.
-    let gone = || {
-        on(&jobs.two, &["evict"]).success();
-        jobs.two.databases().is_empty()
-    };
-    assert!(eventually(PATIENCE, gone), "{:?}", jobs.two.databases());
+    nothing_is_left(&jobs);
     drop(gate);
     jobs.second("miss");
 }

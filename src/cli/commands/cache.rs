@@ -168,7 +168,7 @@ fn config_of_named_server(app: &App) -> Result<Config> {
 async fn save_through_server(app: &App, args: &CacheSave, key: Option<&SecretKey>) -> Result<u8> {
     let config = config_of_named_server(app)?;
     let file = absolute(app, &args.file)?;
-    // What another key signed, or nobody, must not get this signature.
+    // A file without this signature may hold anything: its contents must not get the signature now.
     let trusted: Vec<PublicKey> = key.iter().map(|key| key.public()).collect();
     let (path, project) = (file.clone(), config.project.clone());
     let read = tokio::task::spawn_blocking(move || DumpFile::read(&path, &project, &trusted)).await;

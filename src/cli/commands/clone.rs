@@ -114,7 +114,7 @@ async fn take(app: &App, stencil: &Stencil, making: &Making, handed_out: HandOut
         true => app.printer.data(&format!("{}\n", clone.json))?,
         false => app.printer.data(&clone.urls)?,
     }
-    let (name, has_bound) = (clone.name.clone(), clone.has_bound);
+    let (name, has_bound) = (clone.held.name().to_owned(), clone.has_bound);
     if let Err(error) = handed_out.printed(stencil).await {
         app.printer.caution(&unconfirmed(stencil, &name, &error));
     }
@@ -133,11 +133,11 @@ pub(crate) fn tell_handed_out(app: &App, making: &Making, clone: &HandedOut) -> 
     github::report(
         &app.env,
         &github::Step {
-            template: &clone.definition,
-            fingerprint: &clone.fingerprint,
-            outcome: &clone.outcome,
-            took: Duration::from_millis(clone.took_ms),
-            build_time: clone.build_ms.map(Duration::from_millis),
+            template: &clone.held.definition,
+            fingerprint: &clone.held.fingerprint,
+            outcome: clone.outcome.as_str(),
+            took: clone.held.took,
+            build_time: clone.held.build_time,
         },
     )
 }

@@ -114,7 +114,7 @@ pub(crate) async fn push(app: &App, args: Push) -> Result<u8> {
                 _ => None,
             },
             reason: match pushed {
-                Pushed::Not(why) => Some(why),
+                Pushed::Not(why) => Some(why.to_string()),
                 _ => None,
             },
         });
