@@ -38,28 +38,49 @@ pub(crate) struct Database {
     pub(crate) collation_mismatch: bool,
 }
 
-// pg_database_collation_actual_version exists from 15 on.
-const DATABASE_15: &str = "SELECT d.oid, d.datname::text AS name, pg_has_role(d.datdba, 'MEMBER') AS ours, \
-     pg_get_userbyid(d.datdba)::text AS owner, d.datconnlimit = -2 AS invalid, d.datallowconn AS open, \
-     d.datistemplate AS is_template, shobj_description(d.oid, 'pg_database') AS comment, \
-     coalesce(d.datcollversion IS DISTINCT FROM pg_database_collation_actual_version(d.oid) \
-              AND d.datcollversion IS NOT NULL, false) AS collation_mismatch \
-     FROM pg_database d WHERE ";
-const DATABASE: &str = "SELECT d.oid, d.datname::text AS name, pg_has_role(d.datdba, 'MEMBER') AS ours, \
-     pg_get_userbyid(d.datdba)::text AS owner, d.datconnlimit = -2 AS invalid, d.datallowconn AS open, \
-     d.datistemplate AS is_template, shobj_description(d.oid, 'pg_database') AS comment, \
-     false AS collation_mismatch FROM pg_database d WHERE ";
-const BY_NAME_OR_OID: &str = "d.datname::text = ANY($1) OR d.oid = ANY($2)";
+macro_rules! select_databases {
+    ($mismatch:literal, $condition:expr) => {
+        concat!(
+            "SELECT d.oid, d.datname::text AS name, pg_has_role(d.datdba, 'MEMBER') AS ours, \
+             pg_get_userbyid(d.datdba)::text AS owner, d.datconnlimit = -2 AS invalid, d.datallowconn AS open, \
+             d.datistemplate AS is_template, shobj_description(d.oid, 'pg_database') AS comment, ",
+            $mismatch,
+            " AS collation_mismatch FROM pg_database d WHERE ",
+            $condition
+        )
+    };
+    ($condition:expr) => {
+        [
+            select_databases!("false", $condition),
+            // The function exists from 15 on.
+            select_databases!(
+                "coalesce(d.datcollversion IS DISTINCT FROM pg_database_collation_actual_version(d.oid) \
+                 AND d.datcollversion IS NOT NULL, false)",
+                $condition
+            ),
+        ]
+    };
+}
+pub(crate) use select_databases;
 
-/// Returns a query for the [`Database`]s that satisfy a condition on `pg_database d`.
-pub(crate) fn databases_where(major: u32, condition: &'static str, values: &[&dyn Literal]) -> Statement {
-    let query = if major >= 15 { DATABASE_15 } else { DATABASE };
-    sql::fill("$1$2", &[&Part(query), &sql::fill(condition, values)])
+/// Query for the [`Database`]s that satisfy a condition on `pg_database d`, for servers before 15, and from 15 on.
+pub(crate) type DatabasesWhere = [&'static str; 2];
+
+const BY_NAME_OR_OID: DatabasesWhere = select_databases!("d.datname::text = ANY($1) OR d.oid = ANY($2)");
+
+/// Returns a query that the macro `select_databases` made. `name`: see [`sql::planned()`].
+pub(crate) fn databases_where(
+    major: u32,
+    name: &'static str,
+    [before_15, since_15]: DatabasesWhere,
+    values: &[&dyn Literal],
+) -> Statement {
+    sql::planned(name, if major >= 15 { since_15 } else { before_15 }, values)
 }
 
 /// Returns the query of [`databases()`].
 pub(crate) fn databases_named(major: u32, names: &[String], oids: &[Oid]) -> Statement {
-    databases_where(major, BY_NAME_OR_OID, &[&names, &oids])
+    databases_where(major, "pgstencil_databases", BY_NAME_OR_OID, &[&names, &oids])
 }
 
 /// Returns the databases with one of these names or oids. Compared as text: a name of more than 63 bytes
@@ -235,8 +256,7 @@ const VISITING: &str = "SELECT a.pid FROM pg_stat_get_activity(NULL) a \
 /// Errors of the driver.
 pub(crate) async fn visiting(session: &mut Session, oid: Oid) -> Result<Vec<i32>> {
     let doing = || "see who is in a database".to_owned();
-    let query = session.planned("pgstencil_visiting", VISITING, &[&oid]).await.doing(doing)?;
-    session.scalars(query).await.doing(doing)
+    session.scalars(sql::planned("pgstencil_visiting", VISITING, &[&oid])).await.doing(doing)
 }
 
 /// As [`VISITORS`], and cheaper to plan.

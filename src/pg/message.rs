@@ -2,8 +2,7 @@
 //!
 //! Prepared statements would take two round trips for each statement, and nearly all of pgstencil's run once in
 //! a session (<https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SIMPLE-QUERY>). For the others
-//! there is [`Session::planned`]. The
-//! text of a message is not traced: [`super::sql::fill`] has written values into it.
+//! there is [`super::sql::planned()`]. The text of a message is not traced: [`super::sql::fill`] has written values into it.
 
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;

@@ -4,7 +4,7 @@
 use sqlx::FromRow;
 use sqlx::postgres::types::Oid;
 
-use super::sql::Statement;
+use super::sql::{self, Statement};
 use super::{Doing as _, Session};
 use crate::error::Result;
 use crate::events::Warning;
@@ -22,16 +22,9 @@ pub(crate) struct Obstacle {
 
 const OBSTACLES: &str = include_str!("queries/obstacles.sql");
 
-fn doing() -> String {
-    "list the obstacles to dropping databases".into()
-}
-
 /// Returns the query for the obstacles in databases.
-///
-/// # Errors
-/// Errors of the driver.
-pub(crate) async fn obstacles(session: &mut Session, oids: &[Oid]) -> Result<Statement> {
-    session.planned("pgstencil_obstacles", OBSTACLES, &[&oids]).await.doing(doing)
+pub(crate) fn obstacles(oids: &[Oid]) -> Statement {
+    sql::planned("pgstencil_obstacles", OBSTACLES, &[&oids])
 }
 
 impl Obstacle {
@@ -40,8 +33,7 @@ impl Obstacle {
     /// # Errors
     /// Errors of the driver.
     pub(crate) async fn find(session: &mut Session, oids: &[Oid]) -> Result<Vec<Self>> {
-        let query = obstacles(session, oids).await?;
-        session.rows(query).await.doing(doing)
+        session.rows(obstacles(oids)).await.doing(|| "list the obstacles to dropping databases".into())
     }
 
     /// Describes the obstacle.

@@ -4,7 +4,7 @@
 //! creates and drops. Dropping a future while a statement runs leaves the session blocked until the statement
 //! ends, so statements are bounded by `statement_timeout`, not by dropping.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::bound::{self, Delay, FLOOR, Patience};
 use super::lock::LockKey;
 use super::message::{Answer, answers};
-use super::sql::{self, Literal, Part, Statement};
+use super::sql::{self, Part, Statement};
 use super::sqlstate::SqlState;
 use crate::error::{Error, Kind, Result};
 use crate::fingerprint::ServerTraits;
@@ -118,10 +118,8 @@ pub struct Session {
     granted: Duration,
     /// Whether an answer was abandoned, so that the next one could be that of another statement.
     lost: bool,
-    /// Whether it serves its second request, and so probably more.
-    again: bool,
-    /// Names of the statements that the server keeps for it.
-    prepared: HashSet<&'static str>,
+    /// How often it sent each statement that the server can keep for it, by name; from the third time on it does.
+    sent: HashMap<&'static str, u32>,
 }
 
 impl std::fmt::Debug for Session {
@@ -146,8 +144,7 @@ impl Session {
             patience: Patience::Short,
             granted: server_timeout(deadline, Patience::Long),
             lost: false,
-            again: false,
-            prepared: HashSet::new(),
+            sent: HashMap::new(),
         }
     }
 
@@ -229,57 +226,26 @@ impl Session {
         }
     }
 
-    /// From now on [`Session::planned`] has the server keep statements.
-    pub(crate) fn serve_again(&mut self) {
-        self.again = true;
-    }
-
-    /// Returns a statement with these values, as [`sql::fill`] does. To plan one that reads many tables takes longer than
-    /// to run it, so in a session that serves many requests the server plans it once, for all values. `name`: of this
-    /// text alone.
-    ///
-    /// # Errors
-    /// Errors of the driver.
-    pub(crate) async fn planned(
-        &mut self,
-        name: &'static str,
-        text: &'static str,
-        values: &[&dyn Literal],
-    ) -> std::result::Result<Statement, sqlx::Error> {
-        match self.again {
-            false => Ok(sql::fill(text, values)),
-            true => self.plan(name, text, values).await,
+    /// Joins statements to one message, in which those that the server keeps for the session stand for their texts. Has
+    /// the server keep what was sent [often enough](sql::SENT_AS_IT_IS).
+    async fn message(&mut self, statements: &[Statement]) -> std::result::Result<Statement, sqlx::Error> {
+        let mut message = Vec::with_capacity(statements.len());
+        for statement in statements {
+            let Some(plan) = statement.plan() else {
+                message.push(statement.clone());
+                continue;
+            };
+            let sent = self.sent.get(plan.name).copied().unwrap_or_default();
+            if sent == sql::SENT_AS_IT_IS {
+                let once = sql::text("SELECT set_config('plan_cache_mode', 'force_generic_plan', false)");
+                // An error in a message does not revert it, so it is the last statement of its own.
+                self.exchange(sql::together(&[once, plan.prepare()])).await?;
+            }
+            // Only now: after an error the server does not have it.
+            self.sent.insert(plan.name, sent.saturating_add(1));
+            message.push(if sent >= sql::SENT_AS_IT_IS { plan.execute() } else { statement.clone() });
         }
-    }
-
-    /// Returns a statement without values, as [`Session::planned`] does.
-    ///
-    /// # Errors
-    /// Errors of the driver.
-    pub(crate) async fn planned_as_it_is(
-        &mut self,
-        name: &'static str,
-        statement: &Statement,
-    ) -> std::result::Result<Statement, sqlx::Error> {
-        match self.again {
-            false => Ok(statement.clone()),
-            true => self.plan(name, statement.text(), &[]).await,
-        }
-    }
-
-    async fn plan(
-        &mut self,
-        name: &'static str,
-        text: &str,
-        values: &[&dyn Literal],
-    ) -> std::result::Result<Statement, sqlx::Error> {
-        if !self.prepared.contains(name) {
-            let once = sql::text("SELECT set_config('plan_cache_mode', 'force_generic_plan', false)");
-            // An error in a message does not revert it, so it is the last statement of its own.
-            self.exchange(sql::together(&[once, sql::prepare(name, text)])).await?;
-            self.prepared.insert(name);
-        }
-        Ok(sql::run_prepared(name, values))
+        Ok(sql::together(&message))
     }
 
     /// Sends statements as one message, preceded by their time limits on the server's side where those have changed.
@@ -287,15 +253,14 @@ impl Session {
         &mut self,
         statements: &[Statement],
     ) -> std::result::Result<Vec<Answer>, sqlx::Error> {
+        let message = self.message(statements).await?;
         let wanted = server_timeout(&self.deadline, self.patience);
         let near = Duration::from_millis(50);
         if self.lost || wanted <= self.granted && self.granted <= wanted + near {
-            return self.exchange(sql::together(statements)).await;
+            return self.exchange(message).await;
         }
         let locks = lock_timeout(&self.deadline);
-        let mut all = vec![timeouts(wanted, locks)];
-        all.extend_from_slice(statements);
-        let mut answers = self.exchange(sql::together(&all)).await?;
+        let mut answers = self.exchange(sql::together(&[timeouts(wanted, locks), message])).await?;
         // Only now: an error reverts the settings with it.
         self.granted = wanted;
         answers.remove(0);
@@ -409,7 +374,8 @@ impl Session {
             message.push(sql::text(text));
         }
         message.extend_from_slice(statements);
-        self.exchange(sql::together(&message)).await?;
+        let message = self.message(&message).await?;
+        self.exchange(message).await?;
         self.granted = wanted;
         Ok(())
     }

@@ -28,7 +28,10 @@ impl Slots {
     /// # Errors
     /// Errors of the driver.
     pub(crate) async fn count(session: &mut Session) -> Result<Self> {
-        session.one(sql::fill(SLOTS, &[])).await.doing(|| "count connection slots".into())
+        session
+            .one(sql::planned("pgstencil_slots", SLOTS, &[]))
+            .await
+            .doing(|| "count connection slots".into())
     }
 
     /// Returns the number of slots that background work leaves free: five, or a tenth if that is more, but

@@ -15,19 +15,61 @@ pub(crate) use rows::{
 /// A finished statement, safe to send. Its literals may be secrets: a stored setting, a password within the
 /// user's own statements. So `Debug` and traces show its [`Statement::outline`] only.
 #[derive(Clone)]
-pub struct Statement(String);
+pub struct Statement {
+    text: String,
+    plan: Option<Plan>,
+}
+
+/// How a session has the server keep a statement; see [`planned()`].
+#[derive(Clone)]
+pub(super) struct Plan {
+    /// Name of the text in the server, for the session.
+    pub(super) name: &'static str,
+    /// The text, with numbers for values.
+    text: String,
+    /// The values, as the arguments of EXECUTE.
+    values: String,
+}
+
+impl Plan {
+    /// Returns the statement that has the server keep the text.
+    pub(super) fn prepare(&self) -> Statement {
+        Statement::new(format!("PREPARE {} AS {}", self.name, self.text))
+    }
+
+    /// Returns the statement that runs the text that the server keeps.
+    pub(super) fn execute(&self) -> Statement {
+        Statement::new(format!("EXECUTE {}{}", self.name, self.values))
+    }
+}
 
 impl Statement {
+    fn new(text: String) -> Self {
+        Statement { text, plan: None }
+    }
+
     /// Returns the text, to be sent, or pasted by the user.
     pub fn text(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Returns the statement as one that a session has planned once, as [`planned()`] does. It has no values, or the
+    /// same ones whenever it is sent. `name`: of this text alone.
+    pub(crate) fn planned_as(self, name: &'static str) -> Self {
+        let plan = Plan { name, text: self.text.clone(), values: String::new() };
+        Statement { plan: Some(plan), ..self }
+    }
+
+    /// Returns how a session has the server keep it; `None` if that does not pay.
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
     }
 
     /// Returns the text with `…` for each literal. Not fit for the user's own statements, which may quote in
     /// other ways than [`quote_literal`].
     pub fn outline(&self) -> String {
-        let mut outline = String::with_capacity(self.0.len());
-        let mut rest = self.0.as_str();
+        let mut outline = String::with_capacity(self.text.len());
+        let mut rest = self.text.as_str();
         while let Some(start) = rest.find(['\'', '"']) {
             let quote = &rest[start..=start];
             let end = closing(&rest[start..], quote).map_or(rest.len(), |n| start + n);
@@ -62,13 +104,13 @@ impl std::fmt::Debug for Statement {
 
 impl SqlSafeStr for Statement {
     fn into_sql_str(self) -> SqlStr {
-        AssertSqlSafe(self.0).into_sql_str()
+        AssertSqlSafe(self.text).into_sql_str()
     }
 }
 
 /// Returns the user's own statements, sent unchanged (`after_clone_sql`).
 pub(super) fn user_statements(text: String) -> Statement {
-    Statement(text)
+    Statement::new(text)
 }
 
 /// Returns statements without values.
@@ -86,7 +128,7 @@ pub(crate) struct Part(pub &'static str);
 /// (<https://www.postgresql.org/docs/current/wal-async-commit.html>), and with them clones that users already
 /// have. Elsewhere it changes nothing: a commit that waits for a standby continues to do so.
 pub(crate) fn flushed() -> Statement {
-    Statement(
+    Statement::new(
         "SELECT set_config('synchronous_commit', 'local', true) \
          WHERE current_setting('synchronous_commit') = 'off'"
             .into(),
@@ -98,7 +140,7 @@ pub(crate) fn flushed() -> Statement {
 /// may be a CREATE or DROP DATABASE.
 pub(crate) fn together(statements: &[Statement]) -> Statement {
     let texts: Vec<&str> = statements.iter().map(Statement::text).collect();
-    Statement(texts.join("; "))
+    Statement::new(texts.join("; "))
 }
 
 /// A value that [`fill`] writes into a statement. All are quoted. Texts take their type from their context;
@@ -117,7 +159,7 @@ impl Literal for Part {
 /// A query within another one.
 impl Literal for Statement {
     fn literal(&self) -> String {
-        self.0.clone()
+        self.text.clone()
     }
 }
 
@@ -210,6 +252,31 @@ where
 /// statement, and several statements could not be one message. In debug builds each number must have a value,
 /// and each value a number.
 pub(crate) fn fill(text: &'static str, values: &[&dyn Literal]) -> Statement {
+    Statement::new(filled(text, &literals_of(values)))
+}
+
+/// Returns a statement with these values, as [`fill`] does. To plan a statement that reads several tables takes longer
+/// than to run it, so a session that has sent it [`SENT_AS_IT_IS`] times has the server keep its text and plan it once,
+/// for all values (<https://www.postgresql.org/docs/current/sql-prepare.html>). `name`: of this text alone.
+pub(crate) fn planned(name: &'static str, text: &'static str, values: &[&dyn Literal]) -> Statement {
+    let values = literals_of(values);
+    let arguments = match values.as_slice() {
+        [] => String::new(),
+        values => format!("({})", values.join(", ")),
+    };
+    let plan = Plan { name, text: text.to_owned(), values: arguments };
+    Statement { plan: Some(plan), ..Statement::new(filled(text, &values)) }
+}
+
+/// Number of times that a session sends a [planned()] statement as it is: most sessions send it no more often, and the
+/// server would plan it in vain.
+pub(super) const SENT_AS_IT_IS: u32 = 2;
+
+fn literals_of(values: &[&dyn Literal]) -> Vec<String> {
+    values.iter().map(|value| value.literal()).collect()
+}
+
+fn filled(text: &str, values: &[String]) -> String {
     debug_assert!(
         (1..=values.len()).all(|n| numbers(text).any(|number| number == n)),
         "there are {} values for: {text}",
@@ -223,7 +290,7 @@ pub(crate) fn fill(text: &'static str, values: &[&dyn Literal]) -> Statement {
         let (number, rest) = part.split_at(end);
         let value = number.parse().ok().and_then(|n: usize| values.get(n.wrapping_sub(1)));
         match value {
-            Some(value) => filled += &value.literal(),
+            Some(value) => filled += value,
             None => {
                 debug_assert!(number.is_empty(), "${number} has no value in: {text}");
                 filled.push('$');
@@ -232,21 +299,7 @@ pub(crate) fn fill(text: &'static str, values: &[&dyn Literal]) -> Statement {
         }
         filled += rest;
     }
-    Statement(filled)
-}
-
-/// Returns the statement that has the server keep another one under a name, with places for values.
-pub(super) fn prepare(name: &'static str, text: &str) -> Statement {
-    Statement(format!("PREPARE {name} AS {text}"))
-}
-
-/// Returns the statement that runs one of [`prepare`] with these values.
-pub(super) fn run_prepared(name: &'static str, values: &[&dyn Literal]) -> Statement {
-    let values: Vec<String> = values.iter().map(|value| value.literal()).collect();
-    match values.as_slice() {
-        [] => Statement(format!("EXECUTE {name}")),
-        values => Statement(format!("EXECUTE {name}({})", values.join(", "))),
-    }
+    filled
 }
 
 /// Returns the numbers that represent values in a text.
@@ -258,7 +311,7 @@ fn numbers(text: &str) -> impl Iterator<Item = usize> {
 /// Returns an INSERT of rows that [`fill`] made.
 pub(crate) fn insert_rows(insert: &'static str, rows: &[Statement], returning: &'static str) -> Statement {
     let rows: Vec<&str> = rows.iter().map(Statement::text).collect();
-    Statement(format!("{insert}{}{returning}", rows.join(", ")))
+    Statement::new(format!("{insert}{}{returning}", rows.join(", ")))
 }
 
 /// Quotes an identifier for any position in a statement.
@@ -334,7 +387,7 @@ pub(crate) fn create_database(
         CopyStrategy::WalLog => " STRATEGY wal_log",
         CopyStrategy::FileCopy | CopyStrategy::Reflink => " STRATEGY file_copy",
     };
-    Statement(format!(
+    Statement::new(format!(
         "CREATE DATABASE {} TEMPLATE {} ALLOW_CONNECTIONS {allow_connections}{strategy}",
         quote_ident(name),
         quote_ident(template),
@@ -343,7 +396,7 @@ pub(crate) fn create_database(
 
 /// Returns the CREATE of the registry database: UTF-8 on any server, since locale C fits every encoding.
 pub(crate) fn create_registry(name: &str) -> Statement {
-    Statement(format!(
+    Statement::new(format!(
         "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'",
         quote_ident(name)
     ))
@@ -351,48 +404,48 @@ pub(crate) fn create_registry(name: &str) -> Statement {
 
 /// Returns `REVOKE ALL … FROM PUBLIC`: closes a database to all but its owner.
 pub(crate) fn revoke_public(name: &str) -> Statement {
-    Statement(format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", quote_ident(name)))
+    Statement::new(format!("REVOKE ALL ON DATABASE {} FROM PUBLIC", quote_ident(name)))
 }
 
 /// Returns `DROP DATABASE`. Run it with `statement_timeout = 0`: an interrupted one leaves an invalid database.
 pub(crate) fn drop_database(name: &str) -> Statement {
-    Statement(format!("DROP DATABASE {}", quote_ident(name)))
+    Statement::new(format!("DROP DATABASE {}", quote_ident(name)))
 }
 
 /// Returns the statement that sets `file_copy_method` in the session.
 pub(crate) fn set_file_copy_method(clone: bool) -> Statement {
     let method = if clone { "clone" } else { "copy" };
-    Statement(format!("SET file_copy_method = {method}"))
+    Statement::new(format!("SET file_copy_method = {method}"))
 }
 
 /// Returns `ALTER DATABASE … RENAME TO`.
 pub(crate) fn rename_database(from: &str, to: &str) -> Statement {
-    Statement(format!("ALTER DATABASE {} RENAME TO {}", quote_ident(from), quote_ident(to)))
+    Statement::new(format!("ALTER DATABASE {} RENAME TO {}", quote_ident(from), quote_ident(to)))
 }
 
 /// Returns `ALTER DATABASE … OWNER TO`.
 pub(crate) fn owner(name: &str, role: &str) -> Statement {
-    Statement(format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(role)))
+    Statement::new(format!("ALTER DATABASE {} OWNER TO {}", quote_ident(name), quote_ident(role)))
 }
 
 /// Returns `COMMENT ON DATABASE`. Succeeds for a missing database, so check its oid first.
 pub(crate) fn comment_database(name: &str, comment: &str) -> Statement {
-    Statement(format!("COMMENT ON DATABASE {} IS {}", quote_ident(name), quote_literal(comment)))
+    Statement::new(format!("COMMENT ON DATABASE {} IS {}", quote_ident(name), quote_literal(comment)))
 }
 
 /// Returns `ALTER DATABASE … ALLOW_CONNECTIONS`. Never on an invalid database: that ends the session.
 pub(crate) fn allow_connections(name: &str, allow: bool) -> Statement {
-    Statement(format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", quote_ident(name)))
+    Statement::new(format!("ALTER DATABASE {} ALLOW_CONNECTIONS {allow}", quote_ident(name)))
 }
 
 /// Returns `ALTER DATABASE … IS_TEMPLATE`. Never on an invalid database: that ends the session.
 pub(crate) fn is_template(name: &str, yes: bool) -> Statement {
-    Statement(format!("ALTER DATABASE {} IS_TEMPLATE {yes}", quote_ident(name)))
+    Statement::new(format!("ALTER DATABASE {} IS_TEMPLATE {yes}", quote_ident(name)))
 }
 
 /// Puts a security label on a database.
 pub(crate) fn security_label(database: &str, provider: &str, label: &str) -> Statement {
-    Statement(format!(
+    Statement::new(format!(
         "SECURITY LABEL FOR {} ON DATABASE {} IS {}",
         quote_ident(provider),
         quote_ident(database),
@@ -402,7 +455,7 @@ pub(crate) fn security_label(database: &str, provider: &str, label: &str) -> Sta
 
 /// Returns `ALTER DATABASE … CONNECTION LIMIT`.
 pub(crate) fn connection_limit(name: &str, limit: i32) -> Statement {
-    Statement(format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(name)))
+    Statement::new(format!("ALTER DATABASE {} CONNECTION LIMIT {limit}", quote_ident(name)))
 }
 
 /// Stores a setting with the database, or with a role in it; without a value, the session's current one: a list
@@ -419,13 +472,13 @@ pub(crate) fn store_setting(name: &str, role: Option<&str>, setting: &str, value
         None => format!("DATABASE {}", quote_ident(name)),
         Some(role) => format!("ROLE {} IN DATABASE {}", quote_ident(role), quote_ident(name)),
     };
-    Statement(format!("ALTER {whose} SET {setting} {value}"))
+    Statement::new(format!("ALTER {whose} SET {setting} {value}"))
 }
 
 /// Returns `GRANT privilege ON DATABASE`; grantee `None` is PUBLIC.
 pub(crate) fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantable: bool) -> Statement {
     let privilege = letters(privilege);
-    Statement(format!(
+    Statement::new(format!(
         "GRANT {privilege} ON DATABASE {} TO {}{}",
         quote_ident(name),
         grantee.map_or("PUBLIC".to_owned(), quote_ident),
@@ -435,7 +488,7 @@ pub(crate) fn grant(name: &str, privilege: &str, grantee: Option<&str>, grantabl
 
 /// Revokes a privilege on a database from a role, or from the session's own.
 pub(crate) fn revoke(name: &str, privilege: &str, role: Option<&str>) -> Statement {
-    Statement(format!(
+    Statement::new(format!(
         "REVOKE {} ON DATABASE {} FROM {}",
         letters(privilege),
         quote_ident(name),
@@ -451,7 +504,7 @@ fn letters(privilege: &str) -> String {
 /// Updates the planner's statistics of some tables.
 pub(crate) fn analyze<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -> Statement {
     let names = tables.map(|(schema, table)| format!("{}.{}", quote_ident(schema), quote_ident(table)));
-    Statement(format!("ANALYZE {}", names.collect::<Vec<_>>().join(", ")))
+    Statement::new(format!("ANALYZE {}", names.collect::<Vec<_>>().join(", ")))
 }
 
 /// Returns `TRUNCATE` of tables, given by schema, name, and whether tables that inherit from it keep their rows.
@@ -460,32 +513,32 @@ pub(crate) fn truncate<'a>(tables: impl Iterator<Item = (&'a str, &'a str, bool)
         let only = if only { "ONLY " } else { "" };
         format!("{only}{}.{}", quote_ident(schema), quote_ident(table))
     });
-    Statement(format!("TRUNCATE {}", names.collect::<Vec<_>>().join(", ")))
+    Statement::new(format!("TRUNCATE {}", names.collect::<Vec<_>>().join(", ")))
 }
 
 /// Returns `VACUUM (FREEZE)` of one table.
 pub(crate) fn vacuum_freeze(schema: &str, table: &str) -> Statement {
-    Statement(format!("VACUUM (FREEZE) {}.{}", quote_ident(schema), quote_ident(table)))
+    Statement::new(format!("VACUUM (FREEZE) {}.{}", quote_ident(schema), quote_ident(table)))
 }
 
 /// Vacuums a table, unless another session has a lock on it that would make this wait.
 pub(crate) fn vacuum_unlocked(schema: &str, table: &str) -> Statement {
-    Statement(format!("VACUUM (SKIP_LOCKED) {}.{}", quote_ident(schema), quote_ident(table)))
+    Statement::new(format!("VACUUM (SKIP_LOCKED) {}.{}", quote_ident(schema), quote_ident(table)))
 }
 
 /// Drops a subscription without contacting its publisher: one statement after the other.
 pub(crate) fn drop_subscription(name: &str) -> [Statement; 3] {
     let name = quote_ident(name);
     [
-        Statement(format!("ALTER SUBSCRIPTION {name} DISABLE")),
-        Statement(format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")),
-        Statement(format!("DROP SUBSCRIPTION {name}")),
+        Statement::new(format!("ALTER SUBSCRIPTION {name} DISABLE")),
+        Statement::new(format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")),
+        Statement::new(format!("DROP SUBSCRIPTION {name}")),
     ]
 }
 
 /// Returns a query whether a sequence has left its start.
 pub(crate) fn has_moved(schema: &str, sequence: &str, start: i64) -> Statement {
-    Statement(format!(
+    Statement::new(format!(
         "SELECT is_called OR last_value <> {start} FROM {}.{}",
         quote_ident(schema),
         quote_ident(sequence)
@@ -501,7 +554,7 @@ pub(crate) fn count_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str)>) -
             format!("SELECT {n} AS n, count(*) FROM ONLY {}.{}", quote_ident(schema), quote_ident(table))
         })
         .collect();
-    Statement(format!("SELECT c.count FROM ({}) c ORDER BY c.n", counts.join(" UNION ALL ")))
+    Statement::new(format!("SELECT c.count FROM ({}) c ORDER BY c.n", counts.join(" UNION ALL ")))
 }
 
 /// Number of rows of a table that [`rows_with`] searches.
@@ -571,7 +624,7 @@ pub(crate) fn digest_few_rows<'a>(tables: impl Iterator<Item = (&'a str, &'a str
 /// Joins one column of several queries, each of which has one row and its number `n`.
 fn in_order(queries: impl Iterator<Item = String>, column: &str) -> Statement {
     let queries: Vec<String> = queries.collect();
-    Statement(format!("SELECT c.{column} FROM ({}) c ORDER BY c.n", queries.join(" UNION ALL ")))
+    Statement::new(format!("SELECT c.{column} FROM ({}) c ORDER BY c.n", queries.join(" UNION ALL ")))
 }
 
 #[cfg(test)]
@@ -587,6 +640,18 @@ mod tests {
     }
 
     #[test]
+    fn a_planned_statement_has_its_values_as_arguments() {
+        let statement = planned("seek", "SELECT $1 WHERE a = $2 AND b = $1", &[&"it's", &Oid(7)]);
+        assert_eq!(statement.text(), "SELECT 'it''s' WHERE a = '7'::oid AND b = 'it''s'");
+        let plan = statement.plan().unwrap();
+        assert_eq!(plan.prepare().text(), "PREPARE seek AS SELECT $1 WHERE a = $2 AND b = $1");
+        assert_eq!(plan.execute().text(), "EXECUTE seek('it''s', '7'::oid)");
+        let always = text("SELECT 1").planned_as("one");
+        assert_eq!(always.plan().unwrap().execute().text(), "EXECUTE one");
+        assert!(together(&[statement, always]).plan().is_none());
+    }
+
+    #[test]
     fn an_outline_has_no_literals() {
         let outlines = [
             (
@@ -595,8 +660,8 @@ mod tests {
             ),
             (fill("SELECT $1, x = $2", &[&"a", &"''"]), "SELECT '…', x = '…'"),
             (comment_database("d", ""), "COMMENT ON DATABASE \"d\" IS '…'"),
-            (Statement("SELECT 'never closed".into()), "SELECT '…'"),
-            (Statement("SELECT 1".into()), "SELECT 1"),
+            (Statement::new("SELECT 'never closed".into()), "SELECT '…'"),
+            (text("SELECT 1"), "SELECT 1"),
         ];
         for (statement, expected) in outlines {
             assert_eq!(statement.outline(), expected);

@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use crate::error::{Error, Fault, Result};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
-use crate::pg::catalog;
+use crate::pg::catalog::{self, DatabasesWhere, select_databases};
 use crate::pg::lock::LockKey;
 use crate::pg::message::Answer;
 use crate::pg::sql::{self, Statement};
@@ -203,7 +203,8 @@ const BY_NAMES: &str = concat!(
     has_name!("ANY($1)"),
     " ORDER BY (state = 'leased') DESC, created_at DESC"
 );
-const ITS_DATABASES: &str = "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.clone_id = $1)";
+const ITS_DATABASES: DatabasesWhere =
+    select_databases!("d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.clone_id = $1)");
 const INSERT: &str = "INSERT INTO pgstencil.clone \
      (id, project, definition, fingerprint, template_id, name, state, lease, holder, lock_key) \
      VALUES ($1, $2, $3, $4, $5, $6, 'creating', $7, $8, $9)";
@@ -352,12 +353,12 @@ pub(crate) struct LockedClone {
 
 /// Query for all clones, oldest first.
 pub(super) fn all() -> Statement {
-    sql::fill(ALL, &[])
+    sql::planned("pgstencil_clones", ALL, &[])
 }
 
 /// Query for the advisory locks that sessions hold in this registry; see [`held_keys`].
 pub(super) fn held() -> Statement {
-    sql::fill(HELD, &[])
+    sql::planned("pgstencil_held", HELD, &[])
 }
 
 /// Returns the locks of the answer to [`held`].
@@ -371,7 +372,11 @@ pub(super) const RELEASE_ANSWERS: usize = 3;
 /// Statements that release a clone and its lock, and count the clones that wait for their drop; see [`Release::read`].
 pub(super) fn release(id: &str) -> [Statement; RELEASE_ANSWERS] {
     // A cleanup that gets the lock before the commit finds a clone without a holder, which is correct.
-    [sql::fill(RELEASE, &[&id]), LockKey::clone(id).unlock(), sql::fill(RELEASED, &[])]
+    [
+        sql::planned("pgstencil_release", RELEASE, &[&id]),
+        LockKey::clone(id).unlock(),
+        sql::planned("pgstencil_released", RELEASED, &[]),
+    ]
 }
 
 /// Result of the release of a clone.
@@ -396,7 +401,7 @@ impl Release {
 
 /// Query for whether there may be something to clean up.
 pub(super) fn leftovers() -> Statement {
-    sql::fill(LEFTOVERS, &[])
+    sql::planned("pgstencil_leftovers", LEFTOVERS, &[])
 }
 
 impl Registry {
@@ -413,7 +418,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn clone_by_id(&mut self, id: &str) -> Result<Option<CloneRow>> {
-        self.one_clone(BY_ID, id).await
+        self.one_clone(sql::planned("pgstencil_clone", BY_ID, &[&id])).await
     }
 
     /// Returns a clone by the name that a person uses for it.
@@ -421,14 +426,11 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn clone_by_name(&mut self, name: &str) -> Result<Option<CloneRow>> {
-        self.one_clone(BY_NAME, name).await
+        self.one_clone(sql::planned("pgstencil_clone_named", BY_NAME, &[&name])).await
     }
 
-    async fn one_clone(&mut self, query: &'static str, key: &str) -> Result<Option<CloneRow>> {
-        self.session()
-            .first(sql::fill(query, &[&key]))
-            .await
-            .doing(|| "look up a clone in the registry".into())
+    async fn one_clone(&mut self, query: Statement) -> Result<Option<CloneRow>> {
+        self.session().first(query).await.doing(|| "look up a clone in the registry".into())
     }
 
     /// Registers one clone: see [`Registry::intend_clones`].
@@ -495,9 +497,9 @@ impl Registry {
             let asked = self
                 .session()
                 .send([
-                    sql::fill(BY_ID, &[&id]),
+                    sql::planned("pgstencil_clone", BY_ID, &[&id]),
                     database::of(&Owner::Clone(id.to_owned())),
-                    catalog::databases_where(major, ITS_DATABASES, &[&id]),
+                    catalog::databases_where(major, "pgstencil_of_clone", ITS_DATABASES, &[&id]),
                 ])
                 .await
                 .doing(doing);
@@ -570,7 +572,7 @@ impl Registry {
     pub(crate) async fn end_lease(&mut self, id: &str, why: &str) -> Result<bool> {
         let [_, released] = self
             .session()
-            .send([dropped::note(id, why), sql::fill(RELEASE, &[&id])])
+            .send([dropped::note(id, why), sql::planned("pgstencil_release", RELEASE, &[&id])])
             .await
             .doing(|| format!("end the lease of clone {id}"))?;
         Ok(released.count == 1)
@@ -602,7 +604,7 @@ impl Registry {
         let doing = || format!("lock clone {id}");
         let message = [
             LockKey::clone(id).try_lock(),
-            sql::fill(BY_ID, &[&id]),
+            sql::planned("pgstencil_clone", BY_ID, &[&id]),
             database::of(&Owner::Clone(id.to_owned())),
             sql::fill(IS_COUNTED, &[&id]),
         ];
@@ -621,7 +623,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn forget_locked_clone(&mut self, id: &str) -> Result<()> {
-        let message = [sql::fill(DELETE, &[&id]), LockKey::clone(id).unlock()];
+        let message = [sql::planned("pgstencil_forget", DELETE, &[&id]), LockKey::clone(id).unlock()];
         self.session().send(message).await.doing(|| format!("forget clone {id}"))?;
         Ok(())
     }
@@ -673,8 +675,11 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn count_released(&mut self) -> Result<usize> {
-        let count: i64 =
-            self.session().scalar(sql::fill(RELEASED, &[])).await.doing(|| "count released clones".into())?;
+        let count: i64 = self
+            .session()
+            .scalar(sql::planned("pgstencil_released", RELEASED, &[]))
+            .await
+            .doing(|| "count released clones".into())?;
         Ok(usize::try_from(count).unwrap_or_default())
     }
 
@@ -685,7 +690,7 @@ impl Registry {
     pub(crate) async fn somebody_hurries(&mut self) -> Result<bool> {
         let (class, object) = LockKey::hurry().halves();
         self.session()
-            .scalar(sql::fill(HURRY, &[&Oid(class), &Oid(object)]))
+            .scalar(sql::planned("pgstencil_hurry", HURRY, &[&Oid(class), &Oid(object)]))
             .await
             .doing(|| "check whether another process waits for a copy".into())
     }
@@ -697,7 +702,7 @@ impl Registry {
     pub(crate) async fn is_held_alone(&mut self, key: LockKey) -> Result<bool> {
         let (class, object) = key.halves();
         self.session()
-            .scalar(sql::fill(HELD_ALONE, &[&Oid(class), &Oid(object)]))
+            .scalar(sql::planned("pgstencil_held_alone", HELD_ALONE, &[&Oid(class), &Oid(object)]))
             .await
             .doing(|| "check who holds a lock".into())
     }
@@ -718,7 +723,7 @@ impl Registry {
     pub(crate) async fn occupied_clones(&mut self) -> Result<HashSet<String>> {
         let ids: Vec<String> = self
             .session()
-            .scalars(sql::fill(OCCUPIED, &[]))
+            .scalars(sql::planned("pgstencil_occupied", OCCUPIED, &[]))
             .await
             .doing(|| "see which clones are in use".into())?;
         Ok(ids.into_iter().collect())

@@ -210,8 +210,8 @@ impl Registry {
             return Ok(None);
         }
         let doing = || format!("see whether clone {id} may become warm again");
-        let recyclable = self.session().planned("pgstencil_recyclable", RECYCLABLE, &[&id]).await;
-        let message = [recyclable.doing(doing)?, database::of(&Owner::Clone(id.to_owned()))];
+        let recyclable = sql::planned("pgstencil_recyclable", RECYCLABLE, &[&id]);
+        let message = [recyclable, database::of(&Owner::Clone(id.to_owned()))];
         let [recyclable, databases] = self.session().send(message).await.doing(doing)?;
         let recyclable = recyclable.read().doing(doing)?.into_iter().next();
         let databases = databases.read().doing(doing)?;
@@ -235,8 +235,7 @@ impl Registry {
         }
         let doing = || "take a released clone".to_owned();
         let values: [&dyn Literal; 5] = [&project, &definition, &fingerprint, &wash, &WASHES];
-        let take = self.session().planned("pgstencil_take", TAKE, &values).await.doing(doing)?;
-        self.session().one(take).await.doing(doing)
+        self.session().one(sql::planned("pgstencil_take", TAKE, &values)).await.doing(doing)
     }
 
     /// Returns the ids of the released clones that probably can become warm again as they are.
@@ -247,7 +246,7 @@ impl Registry {
         if self.facts().major() < COUNTS_SINCE {
             return Ok(HashSet::new());
         }
-        let ids = self.session().scalars(sql::fill(PROMISING, &[])).await;
+        let ids = self.session().scalars(sql::planned("pgstencil_promising", PROMISING, &[])).await;
         Ok(ids.doing(|| "list the released clones without changes".into())?.into_iter().collect())
     }
 
@@ -291,7 +290,7 @@ impl Registry {
         let name = databases.first().map_or("", |database| database.private_name.as_str());
         let doing = || format!("make clone {id} warm again");
         let values: [&dyn Literal; 4] = [&id, &new, &name, &key.value()];
-        let again = self.session().planned("pgstencil_again", AGAIN, &values).await.doing(doing)?;
+        let again = sql::planned("pgstencil_again", AGAIN, &values);
         let mut message = vec![sql::flushed(), key.try_lock(), again];
         for Again { row, private_name, comment, .. } in databases {
             message.push(sql::rename_database(&row.private_name, private_name));
@@ -299,14 +298,12 @@ impl Registry {
         }
         for Again { row, private_name, baseline, .. } in databases {
             let values: [&dyn Literal; 4] = [&row.id, &new, private_name, &baseline.writes];
-            let moved = self.session().planned("pgstencil_move", MOVE_DATABASE, &values).await;
-            message.push(moved.doing(doing)?);
+            message.push(sql::planned("pgstencil_move", MOVE_DATABASE, &values));
         }
         let baselines: HashMap<&str, &Baseline> =
             databases.iter().map(|again| (again.row.alias.as_str(), &again.baseline)).collect();
         let values: [&dyn Literal; 4] = [&id, &new, &Json(baselines), &i32::from(washed)];
-        let counted = self.session().planned("pgstencil_move_counted", MOVE_COUNTED, &values).await;
-        message.push(counted.doing(doing)?);
+        message.push(sql::planned("pgstencil_move_counted", MOVE_COUNTED, &values));
         message.push(sql::fill(DELETE, &[&id]));
         let done = self.session().send_all(&message).await.doing(doing);
         match done {

@@ -356,12 +356,10 @@ impl Registry {
         let mut statements = vec![
             of(&Owner::Clone(id.to_owned())),
             catalog::databases_named(major, names, oids),
-            obstacle::obstacles(self.session(), oids).await?,
+            obstacle::obstacles(oids),
         ];
-        for (name, oid) in names.iter().zip(oids) {
-            let beside = self.session().planned("pgstencil_beside", BESIDE, &[name, oid]).await;
-            statements.push(beside.doing(doing)?);
-        }
+        let each = names.iter().zip(oids);
+        statements.extend(each.map(|(name, oid)| sql::planned("pgstencil_beside", BESIDE, &[name, oid])));
         if release {
             statements.extend(clone::release(id));
         }

@@ -148,7 +148,8 @@ pub(crate) struct Occurrence<'a> {
 impl Occurrence<'_> {
     pub(super) fn insert(&self) -> Statement {
         let millis = Millis::from(self.took);
-        sql::fill(
+        sql::planned(
+            "pgstencil_event",
             INSERT,
             &[&self.project, &self.definition, &self.fingerprint, &self.happened, &millis, &self.files],
         )

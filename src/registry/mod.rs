@@ -264,11 +264,10 @@ impl Registry {
     /// The driver's, if the session is gone; that the registry is no longer to be trusted.
     pub(crate) async fn start_over(&mut self) -> Result<bool> {
         let doing = || "use a session again".to_owned();
-        let guard = self.session.planned_as_it_is("pgstencil_guard", &self.guard).await.doing(doing)?;
-        let start = sql::fill("SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()", &[]);
+        let guard = self.guard.clone().planned_as("pgstencil_guard");
+        let start = sql::text("SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()");
         let [_, answer] = self.session.send([guard, start]).await.doing(doing)?;
         let (version,): (i32,) = answer.one().doing(doing)?;
-        self.session.serve_again();
         Ok(version == SCHEMA.len() as i32)
     }
 

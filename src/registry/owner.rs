@@ -294,7 +294,8 @@ const SEEN: &str = "UPDATE pgstencil.clone SET seen_at = now(), \
 pub(super) fn lease(id: &str, name: &str, tenure: &Tenure<'_>) -> Statement {
     let Asker { holder, shares, .. } = tenure.asker;
     let checkout = &holder.checkout;
-    sql::fill(
+    sql::planned(
+        "pgstencil_lease",
         LEASE,
         &[
             &id,

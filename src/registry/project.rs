@@ -42,7 +42,7 @@ pub(crate) struct ProjectSettings {
 const ALL: &str = "SELECT name, settings FROM pgstencil.project";
 /// Without changes it only reads: ON CONFLICT would lock the row, and every hit runs this.
 const NOTE: &str = "INSERT INTO pgstencil.project (name, settings) \
-     SELECT new.* FROM (VALUES ($1, $2::jsonb)) new (name, settings) \
+     SELECT new.* FROM (VALUES ($1::text, $2::jsonb)) new (name, settings) \
      WHERE NOT EXISTS (SELECT FROM pgstencil.project old WHERE old.name = new.name AND old.settings = new.settings) \
      ON CONFLICT (name) DO UPDATE SET settings = excluded.settings, noted_at = now()";
 
@@ -76,7 +76,7 @@ impl ProjectSettings {
 
     /// Statement that records them if other or no settings were recorded before: to be sent with another message.
     pub(super) fn note(&self) -> Statement {
-        sql::fill(NOTE, &[&self.name, &Json(self)])
+        sql::planned("pgstencil_settings", NOTE, &[&self.name, &Json(self)])
     }
 }
 

@@ -54,7 +54,7 @@ macro_rules! warm {
             " AND EXISTS (SELECT FROM pgstencil.clone c WHERE c.id = d.clone_id AND c.state = 'creating') \
              AND EXISTS (SELECT FROM pg_shdescription s \
              WHERE s.objoid = p.oid AND s.classoid = 'pg_database'::regclass \
-             AND right(s.description, length($3)) = $3)) WHERE id = $1"
+             AND right(s.description, length($3::text)) = $3)) WHERE id = $1"
         )
     };
 }
@@ -195,7 +195,11 @@ impl Registry {
         };
         let mut statements = vec![sql::flushed()];
         let looks = named.iter();
-        statements.extend(looks.map(|(row, name)| sql::fill(warm, &[&row.database_id, name, &row.mark()])));
+        statements.extend(
+            looks.map(|(row, name)| {
+                sql::planned("pgstencil_open", warm, &[&row.database_id, name, &row.mark()])
+            }),
+        );
         for (row, name) in named {
             statements.push(sql::rename_database(&row.private_name, name));
             statements.push(sql::allow_connections(name, true));

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::fingerprint::{KeptRecipe, Recipe, RecipeKey, RelPath};
 use crate::names::Fingerprint;
 use crate::pg::Doing as _;
-use crate::pg::catalog::{self, BuiltWith};
+use crate::pg::catalog::{self, BuiltWith, DatabasesWhere, select_databases};
 use crate::pg::inventory::Window;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Statement};
@@ -169,7 +169,8 @@ const SHAPES: &str = "SELECT d.template_id, d.role, d.shape FROM pgstencil.datab
      WHERE t.project = $1 AND t.definition = $2 AND t.state = 'ready' ORDER BY d.template_id, d.ordinal";
 const RECIPE_BY_ID: &str = "SELECT recipe FROM pgstencil.template WHERE id = $1";
 const READY_BY_ID: &str = select!("WHERE id = $1 AND state = 'ready'");
-const ITS_DATABASES: &str = "d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.template_id = $1)";
+const ITS_DATABASES: DatabasesWhere =
+    select_databases!("d.oid IN (SELECT o.oid FROM pgstencil.database o WHERE o.template_id = $1)");
 
 const FIND: &str = select!(
     "WHERE project = $1 AND definition = $2 AND fingerprint = $3 AND state = $4 \
@@ -279,12 +280,12 @@ pub(crate) struct NewExtension<'a> {
 
 /// Statement that records a use: this number of hits, and of clones that were requested.
 pub(super) fn touch(id: i64, hits: i64, clones: usize) -> Statement {
-    sql::fill(TOUCH, &[&id, &hits, &clones])
+    sql::planned("pgstencil_touch", TOUCH, &[&id, &hits, &clones])
 }
 
 /// Query for all templates.
 pub(super) fn all() -> Statement {
-    sql::fill(ALL, &[])
+    sql::planned("pgstencil_templates", ALL, &[])
 }
 
 impl Registry {
@@ -302,7 +303,11 @@ impl Registry {
     ) -> Result<Option<TemplateRow>> {
         let role = self.facts().began_as.clone();
         self.session()
-            .first(sql::fill(FIND, &[&project, &definition, &fingerprint, &state, &role]))
+            .first(sql::planned(
+                "pgstencil_find",
+                FIND,
+                &[&project, &definition, &fingerprint, &state, &role],
+            ))
             .await
             .doing(|| "look up a template in the registry".into())
     }
@@ -336,7 +341,7 @@ impl Registry {
     ) -> Result<(Option<Hold>, Vec<Finding>)> {
         let doing = || "look up a template in the registry".to_owned();
         let role = self.facts().began_as.clone();
-        let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint, &role]);
+        let of = sql::planned("pgstencil_ready_id", READY_ID, &[&project, &definition, &fingerprint, &role]);
         let findings = comparison::findings(project, definition);
         let [found, findings] = self.session().send([of, findings]).await.doing(doing)?;
         let found: Vec<(i64,)> = found.read().doing(doing)?;
@@ -359,7 +364,7 @@ impl Registry {
         fingerprint: &Fingerprint,
     ) -> Result<Option<Hold>> {
         let role = self.facts().began_as.clone();
-        let of = sql::fill(READY_ID, &[&project, &definition, &fingerprint, &role]);
+        let of = sql::planned("pgstencil_ready_id", READY_ID, &[&project, &definition, &fingerprint, &role]);
         let id: Option<i64> =
             self.session().first_scalar(of).await.doing(|| "look up a template in the registry".into())?;
         match id {
@@ -374,7 +379,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn hold_template(&mut self, id: i64) -> Result<Hold> {
-        self.hold(id, sql::fill(READY_BY_ID, &[&id])).await
+        self.hold(id, sql::planned("pgstencil_ready", READY_BY_ID, &[&id])).await
     }
 
     /// Does the same for a build that was not sealed, as long as it is kept for waiting processes, if the session's
@@ -398,7 +403,7 @@ impl Registry {
                 key.try_lock_shared(),
                 row,
                 database::of(&Owner::Template(id)),
-                catalog::databases_where(major, ITS_DATABASES, &[&id]),
+                catalog::databases_where(major, "pgstencil_of_template", ITS_DATABASES, &[&id]),
             ])
             .await
             .doing(doing)?;
@@ -574,7 +579,10 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn unfinished_templates(&mut self) -> Result<Vec<TemplateRow>> {
-        self.session().rows(sql::fill(DEAD, &[])).await.doing(|| "list unfinished templates".into())
+        self.session()
+            .rows(sql::planned("pgstencil_unfinished", DEAD, &[]))
+            .await
+            .doing(|| "list unfinished templates".into())
     }
 
     /// Registers a build that is about to start.

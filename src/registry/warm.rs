@@ -8,9 +8,9 @@ use crate::config::{Definition, Extend, Rebuild};
 use crate::error::{Error, Result};
 use crate::fingerprint::RelPath;
 use crate::names::{Fingerprint, Mark};
+use crate::pg::Doing as _;
 use crate::pg::lock::LockKey;
 use crate::pg::sql::{self, Literal, Statement};
-use crate::pg::{Doing as _, Session};
 use crate::quantity::{Bytes, Millis, Seconds};
 
 use super::comparison::{self, Finding};
@@ -144,7 +144,7 @@ pub(crate) struct WarmRow {
 /// that was opened may contain the changes to it. Otherwise the clone is known to fit the server without a check.
 const CLAIM: &str = include_str!("queries/claim_warm.sql");
 
-async fn claim(session: &mut Session, wish: &Wish<'_>) -> Result<Statement> {
+fn claim(wish: &Wish<'_>) -> Statement {
     let definition = wish.definition;
     // A check of the other incrementally built templates decides about them.
     let extended = definition.extend != Extend::Never && !wish.full_only;
@@ -167,7 +167,7 @@ async fn claim(session: &mut Session, wish: &Wish<'_>) -> Result<Statement> {
         &accepts,
         &wish.only,
     ];
-    session.planned("pgstencil_claim", CLAIM, &values).await.doing(|| "take a warm clone".into())
+    sql::planned("pgstencil_claim", CLAIM, &values)
 }
 
 /// From now on its databases must match in name, oid and ownership tag.
@@ -191,8 +191,7 @@ impl Registry {
     pub(crate) async fn claim_warm(&mut self, wish: &Wish<'_>) -> Result<(Vec<ClaimedRow>, Vec<Finding>)> {
         let doing = || "take a warm clone".to_owned();
         let findings = comparison::findings(wish.project, &wish.definition.name);
-        let claim = claim(self.session(), wish).await?;
-        let [claimed, findings] = self.session().send([claim, findings]).await.doing(doing)?;
+        let [claimed, findings] = self.session().send([claim(wish), findings]).await.doing(doing)?;
         let mut rows: Vec<ClaimedRow> = claimed.read().doing(doing)?;
         rows.sort_by(|a, b| (&a.clone_id, a.ordinal).cmp(&(&b.clone_id, b.ordinal)));
         Ok((rows, findings.read().doing(doing)?))
@@ -204,7 +203,7 @@ impl Registry {
     /// # Errors
     /// The driver's; that the clone is not being created.
     pub(crate) async fn set_warm(&mut self, id: &str, notes: &[Statement]) -> Result<()> {
-        let mut message = vec![sql::fill(WARM, &[&id, &LockKey::clone(id).value()])];
+        let mut message = vec![sql::planned("pgstencil_offer", WARM, &[&id, &LockKey::clone(id).value()])];
         message.extend_from_slice(notes);
         let done = self.session().send_all(&message).await.doing(|| format!("offer warm clone {id}"))?;
         match done.first().map_or(0, |offered| offered.count) {
@@ -263,7 +262,7 @@ impl Registry {
 
     fn stock_of(&self, project: &str, definition: &str, fingerprint: &Fingerprint) -> Statement {
         let role = &self.facts().began_as;
-        sql::fill(STOCK, &[&project, &definition, &fingerprint, role])
+        sql::planned("pgstencil_stock", STOCK, &[&project, &definition, &fingerprint, role])
     }
 
     /// Records a request in one message: the hits and the settings that are not recorded yet. Returns the stock of
@@ -301,8 +300,11 @@ impl Registry {
         also: Option<&str>,
     ) -> Result<(Vec<WarmRow>, Vec<ProjectSettings>)> {
         let doing = || "list the warm clones".to_owned();
-        let [rows, projects] =
-            self.session().send([sql::fill(ALL_WARM, &[&also]), project::all()]).await.doing(doing)?;
+        let [rows, projects] = self
+            .session()
+            .send([sql::planned("pgstencil_warm", ALL_WARM, &[&also]), project::all()])
+            .await
+            .doing(doing)?;
         Ok((rows.read().doing(doing)?, projects.read().doing(doing)?))
     }
 }

@@ -431,7 +431,8 @@ async fn one_that_somebody_else_evicts_is_gone_for_both() {
     let session = lock_alone(&project, &made[0]).await;
     let running = Pgstencil::new(&project).args(["evict", "--json", short(&made[0])]).spawn();
     let waits = format!(
-        "select count(*) from pg_stat_activity where datname = '{}' and query like '%ExclusiveLock%'",
+        "select count(*) from pg_stat_activity where datname = '{}' \
+         and (query like '%ExclusiveLock%' or query like 'EXECUTE pgstencil_held_alone%')",
         project.registry()
     );
     assert!(eventually(PATIENCE, || server().psql("postgres", &waits) == "1"));

@@ -50,7 +50,7 @@ pub(crate) fn count_and_digest(tables: &[Digested]) -> Statement {
 /// `columns`, a digest for each of further lists.
 pub(crate) fn digest_columns(full: &Digested, idless: &[Cell], columns: &[Vec<Cell>]) -> Statement {
     let columns: Vec<String> = columns.iter().map(|cells| sum(cells)).collect();
-    Statement(format!(
+    Statement::new(format!(
         "SELECT {} AS full, {} AS idless, ARRAY[{}]::text[] AS columns FROM {}",
         sum(&full.cells),
         sum(idless),
@@ -61,7 +61,7 @@ pub(crate) fn digest_columns(full: &Digested, idless: &[Cell], columns: &[Vec<Ce
 
 /// Returns a query with one row for each row of a table: its digests by two lists of cells.
 pub(crate) fn digest_each(full: &Digested, idless: &[Cell]) -> Statement {
-    Statement(format!(
+    Statement::new(format!(
         "SELECT {} AS full, {} AS idless FROM {}",
         digest(&full.cells, 0),
         digest(idless, 0),
@@ -122,7 +122,7 @@ pub(crate) fn holds_time(
             format!("coalesce(bool_or({test}), false)")
         })
         .collect();
-    Statement(format!(
+    Statement::new(format!(
         "SELECT ARRAY[{}]::bool[] FROM ONLY {}.{} t0",
         tests.join(", "),
         quote_ident(schema),
