@@ -24,12 +24,13 @@ use crate::config::{self, Origin};
 use crate::env::{self, Environment};
 use crate::names::Fingerprint;
 use crate::quantity::count;
-use crate::stencil::{self, Deadline, Defaults, Demand, Door, Due, Endpoint, Holder, Registry};
+use crate::stencil::{self, Deadline, Defaults, Demand, Door, Due, Endpoint, Holder, Rebuilt, Registry};
 use crate::url::ServerUrl;
 use crate::{Error, Result, Stencil, wire};
 
 use super::background_log;
 use super::hand_out;
+use super::pushing;
 use super::resident::{self, Listening, STAY};
 use nix::unistd::{Pid, getpgid, getppid, getsid, setpgid, setsid};
 use serde::{Deserialize, Serialize};
@@ -587,13 +588,18 @@ impl<'a> Worker<'a> {
         stencil.lend(session.take());
         let worked = async {
             let deadline = Deadline::default();
+            let (definition, fingerprint) = (&task.definition, task.fingerprint.parse()?);
             if let Some(uses) = task.rebuild {
                 // A server with few connection slots needs them for others.
                 let patience = if self.instructions.scarce { Duration::ZERO } else { PATIENCE };
-                stencil.rebuild_template(&task.definition, uses, patience, &deadline).await?;
+                let rebuilt = stencil.rebuild_template(definition, uses, patience, &deadline).await?;
+                if matches!(rebuilt, Rebuilt::Replaced | Rebuilt::Accepted) {
+                    // This process has the environment of its command, so it pushes where that one may.
+                    let env = Environment::from_process();
+                    let pushed = pushing::push_proved(&stencil, &env, definition, &fingerprint).await;
+                    self.append(pushed.unwrap_or_else(|error| Some(wire::chain(&error))).as_slice());
+                }
             }
-            let fingerprint = task.fingerprint.parse()?;
-            let definition = &task.definition;
             match task.demand {
                 Some(demand) => stencil.fill_after_request(definition, &fingerprint, demand, &deadline).await,
                 None => stencil.fill_template(definition, &fingerprint, task.announced, &[], &deadline).await,

@@ -88,7 +88,7 @@ pub(crate) use crate::registry::holder::{Branch, BranchSource, Checkout, Reposit
 pub(crate) use crate::registry::owner::Asker;
 pub(crate) use crate::registry::{CloneState, Holder, LeaseKind, Registry, ShownState, TemplateState, Term};
 pub(crate) use crate::retention::evict::{Evicted, Eviction};
-pub(crate) use crate::template::Provenance;
+pub(crate) use crate::template::{Provenance, Rebuilt};
 pub(crate) use crate::variables::Shard;
 
 /// Number of released clones from which on a release helps the cleanup thread: so there are never many more.

@@ -262,6 +262,25 @@ fn provisional_templates_are_pulled_as_such() {
 
 /// PostHog's cases: what restores the newest dump by a prefix of a key hands out a schema that the code does not have.
 #[test]
+fn a_full_build_in_the_background_is_pushed_too() {
+    let fleet = Fleet::with("", "rebuild = \"always\"");
+    fleet.pushed();
+    fleet.add_migration("0003_items", "create table items ()");
+    let output = Pgstencil::new(&fleet.one).args(["ensure", "--json"]).success();
+    assert_eq!(output.json()["provisional"], true, "{output}");
+    assert!(output.stderr.contains("pushed template app"), "{output}");
+    let pushed = eventually(PATIENCE, || {
+        let listed = on(&fleet.one, &["remote", "list", "--json"]).success().json();
+        let entries = listed["entries"].as_array().unwrap();
+        assert_eq!(entries.len(), 2, "{listed}");
+        entries.iter().all(|entry| entry["provisional"] == false)
+    });
+    assert!(pushed, "the store still has the incremental build");
+    assert_eq!(fleet.one.builds(), 3);
+    assert_eq!(fleet.second("pulled").json()["provisional"], false);
+}
+
+#[test]
 fn neither_newer_nor_edited_nor_forked_sets_are_a_base() {
     let fleet = Fleet::new();
     fleet.add_migration("0003_items", "create table items ()");
@@ -423,6 +442,26 @@ fn of_two_machines_at_once_one_builds() {
     fleet.add_migration("0003_bad", "select 1/0");
     on(&fleet.one, &["ensure"]).fails(4);
     assert!(fleet.files("/building/").is_empty());
+}
+
+#[test]
+#[ignore = "waits for a renewal, 20 s"]
+fn an_announcement_is_renewed_while_the_build_runs() {
+    let fleet = Fleet::new();
+    fleet.one.build(&crate::support::Build::Gate);
+    let building = on(&fleet.one, &["ensure", "--json"]).spawn();
+    let announcement = || fleet.files("/building/").first().and_then(|file| fs::read(file).ok());
+    let mut first = None;
+    assert!(eventually(PATIENCE, || {
+        first = announcement().filter(|text| !text.is_empty());
+        first.is_some()
+    }));
+    assert!(
+        eventually(PATIENCE, || announcement().is_some_and(|text| !text.is_empty() && Some(text) != first))
+    );
+    fleet.one.write("go", "");
+    assert_eq!(building.wait().json()["outcome"], "miss");
+    assert_eq!(announcement(), None);
 }
 
 #[test]
