@@ -179,6 +179,37 @@ fn the_end_of_a_chain_is_evidence_for_each_of_its_links() {
     assert!(eventually(PATIENCE, is), "{:?}", templates(&project));
 }
 
+/// What the evidence of a chain's end cannot see, as the README says.
+#[test]
+fn a_difference_that_a_later_migration_erases_is_seen_by_a_full_build_only() {
+    let project = extended();
+    found_equal(&project, 1);
+    project.build(&Build::Script(
+        "migrate
+         [ \"$PGSTENCIL_OUTCOME\" = miss ] || sql -d \"$DATABASE_URL\" -c 'insert into t4 default values' || true"
+            .into(),
+    ));
+    project.add_migration("0004_t", "create table t4 ();");
+    outcome(&project, "extended");
+    let middle = last(&project)["fingerprint"].clone();
+    project.add_migration("0005_t", "drop table t4;");
+    outcome(&project, "extended");
+    Pgstencil::new(&project).args(["ensure", "--rebuild"]).success();
+    let evidence = "select difference, links from pgstencil.comparison order by id desc limit 1";
+    assert_eq!(registry(&project, evidence), "|3");
+    std::fs::remove_file(project.path().join("migrations/0005_t.sql")).unwrap();
+    age(&project, "1 day");
+    outcome(&project, "hit");
+    let accepted = || {
+        let is = |t: &Value| t["fingerprint"] == middle && t["accepted_at"].is_string();
+        templates(&project).iter().any(is)
+    };
+    assert!(eventually(PATIENCE, accepted), "{:?}", templates(&project));
+    // The row is still there, and no command has said so.
+    Pgstencil::new(&project).arg("verify").run().code(1).stdout_has("t4");
+    assert!(!accepted(), "{:?}", templates(&project));
+}
+
 #[test]
 fn what_is_planned_and_why_is_told() {
     let project = extended();

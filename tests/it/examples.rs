@@ -84,10 +84,13 @@ fn sqlx() {
             }
         }
         let report = project.path().join("report.json");
+        // With the features of the tests nothing is compiled again.
+        let features: &[&str] = if cfg!(feature = "fetch") { &["--features", "fetch"] } else { &[] };
         run.env("CARGO_NET_OFFLINE", "true")
             .args(["run", "--report"])
             .arg(&report)
             .args(["--", "cargo", "run", "--quiet", "--example", "sqlx"])
+            .args(features)
             .success()
             .stdout_has("Fundamental Algorithms, by Donald Knuth, lent to Ada\n");
         assert_eq!(outcome(&project), expected);
@@ -97,10 +100,11 @@ fn sqlx() {
 /// The crates are compiled, and not run: `test_databases.rs` tests what they call.
 #[test]
 fn rust_tests() {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust-tests");
+    // That of the tests, which has most of the crates.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let cargo = |words: &[&str]| {
         let mut cargo = Command::new("cargo");
-        cargo.current_dir(example("rust-tests")).env("CARGO_TARGET_DIR", &target).args(words);
+        cargo.current_dir(example("rust-tests")).env("CARGO_TARGET_DIR", target).args(words);
         said(&mut cargo)
     };
     if have(cargo(&["fetch", "--quiet"])).is_none() {
