@@ -88,6 +88,24 @@ struct TemplateTask {
     rebuild: Option<u64>,
 }
 
+impl TemplateTask {
+    fn new(definition: &str, fingerprint: &Fingerprint, announced: bool) -> Self {
+        TemplateTask {
+            definition: definition.to_owned(),
+            fingerprint: fingerprint.to_string(),
+            announced,
+            demand: None,
+            rebuild: None,
+        }
+    }
+
+    /// To record a request first.
+    fn requested(definition: &str, fingerprint: &Fingerprint, demand: Demand) -> Self {
+        let task = TemplateTask::new(definition, fingerprint, demand.announced);
+        TemplateTask { demand: Some(demand), ..task }
+    }
+}
+
 /// By these marks CI runners find what a job left running, to end it. A full build is meant to
 /// outlive the job; if its files go away, it ends by itself.
 const RUNNER_MARKS: [&str; 2] = ["RUNNER_TRACKING_ID", "JENKINS_NODE_COOKIE"];
@@ -102,6 +120,8 @@ pub(super) enum Task<'a> {
     CleanUp,
     /// Makes warm clones of a definition's template, then cleans up. The flag: requests for them are expected.
     Fill(&'a str, &'a Fingerprint, bool),
+    /// Records a request, makes the warm clones that it justifies, then cleans up.
+    Request(&'a Request<'a>),
     /// Cleans up, then decides whether the definition's template, which had this number of uses, gets the full build that
     /// replaces it.
     Rebuild(&'a str, &'a Fingerprint, u64),
@@ -149,6 +169,11 @@ impl Background {
         if !off && self.child.is_none() && hand_over(&self.stencil, request).unwrap_or(false) {
             return;
         }
+        // All its clones were warm, so others are due: the process that creates them records the request, too.
+        if !off && demand.hit_ms.is_some() {
+            let _ = self.tell(Task::Request(request));
+            return;
+        }
         // What is not known may be due.
         let mut due = Due { fill: true, cleanup: true };
         if let Some(registry) = session {
@@ -186,7 +211,7 @@ impl Background {
         }
         self.child = Some(match task {
             Task::Rebuild(..) => send_low(&line)?,
-            Task::CleanUp | Task::Fill(..) => send(program(&self.stencil)?, &line)?,
+            Task::CleanUp | Task::Fill(..) | Task::Request(_) => send(program(&self.stencil)?, &line)?,
         });
         Ok(())
     }
@@ -213,14 +238,7 @@ impl Instructions {
 
     /// The same, to record a request, and to make the warm clones that it justifies.
     pub(super) fn after_request(self, definition: &str, fingerprint: &Fingerprint, demand: Demand) -> Self {
-        let task = TemplateTask {
-            definition: definition.to_owned(),
-            fingerprint: fingerprint.to_string(),
-            announced: demand.announced,
-            demand: Some(demand),
-            rebuild: None,
-        };
-        Instructions { task: Some(task), ..self }
+        Instructions { task: Some(TemplateTask::requested(definition, fingerprint, demand)), ..self }
     }
 
     /// Returns them as the process reads them.
@@ -282,17 +300,17 @@ fn own_program() -> Result<PathBuf> {
 fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<Instructions> {
     let config = stencil.config();
     let hooks = has_hooks(stencil);
-    let of = |definition: &str, fingerprint: &Fingerprint, announced, rebuild| TemplateTask {
-        definition: definition.to_owned(),
-        fingerprint: fingerprint.to_string(),
-        announced,
-        demand: None,
-        rebuild,
-    };
     let task = match task {
         Task::CleanUp => None,
-        Task::Fill(definition, fingerprint, announced) => Some(of(definition, fingerprint, announced, None)),
-        Task::Rebuild(definition, fingerprint, uses) => Some(of(definition, fingerprint, true, Some(uses))),
+        Task::Fill(definition, fingerprint, announced) => {
+            Some(TemplateTask::new(definition, fingerprint, announced))
+        }
+        Task::Request(Request { definition, fingerprint, demand, .. }) => {
+            Some(TemplateTask::requested(definition, fingerprint, *demand))
+        }
+        Task::Rebuild(definition, fingerprint, uses) => {
+            Some(TemplateTask { rebuild: Some(uses), ..TemplateTask::new(definition, fingerprint, true) })
+        }
     };
     let checkout = match hooks || task.is_some() {
         false => None,
