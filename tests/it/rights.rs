@@ -484,18 +484,23 @@ fn members_of_a_group_share_its_registry_and_use_only_what_they_may() {
     admin(&format!("grant {} to {}", group.name, server().user()));
     project.add_migration("0003_items", "create table items (id int);");
     project.connect_as(&ann);
-    let extended = pgstencil(&project, &["ensure", "--json"]).success().json();
+    // A process that still makes warm clones would keep the template from being evicted.
+    let ensured = |project: &Project<'_>| {
+        let ensure = pgstencil(project, &["ensure", "--json"]).env("PGSTENCIL_BACKGROUND", "off");
+        ensure.success().json()
+    };
+    let extended = ensured(&project);
     assert_eq!(extended["outcome"], "extended");
     project.connect_to(server().url("postgres"));
-    let hit = pgstencil(&project, &["ensure", "--json"]).success().json();
+    let hit = ensured(&project);
     assert_eq!(hit["outcome"], "hit");
     // Of several with one fingerprint a name means one's own.
     let fingerprint = hit["fingerprint"].as_str().unwrap();
     project.connect_as(&bob);
-    let own = pgstencil(&project, &["ensure", "--json"]).success().json();
+    let own = ensured(&project);
     assert_eq!(own["outcome"], "extended");
-    pgstencil(&project, &["evict", &fingerprint[..12]]).success();
-    assert_eq!(builders(&project), [&*ann.name, &*bob.name, &*ann.name]);
+    let evicted = pgstencil(&project, &["evict", &fingerprint[..12]]).success();
+    assert_eq!(builders(&project), [&*ann.name, &*bob.name, &*ann.name], "{evicted}");
 
     for role in [&ann, &bob] {
         admin(&format!("alter role {} set role = {}", role.name, group.name));
