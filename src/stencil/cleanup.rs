@@ -302,9 +302,11 @@ impl Stencil {
             }
             let grace = *self.config.clone.orphan_grace;
             let actions = cleanup::plan(registry, grace).await?;
-            cleanup::apply_now(registry, &actions, grace).await?;
-            let left = registry.count_released().await?;
-            self.stuck.store(if left < many { 0 } else { left }, Ordering::Relaxed);
+            let drops = actions.iter().filter(|action| action.drops()).count();
+            let applied = cleanup::apply_now(registry, &actions, grace).await?;
+            // Without those that were released in the meantime: a limit that they raise would rise with each turn.
+            let stuck = if applied.more { 0 } else { drops.saturating_sub(applied.done) };
+            self.stuck.store(stuck, Ordering::Relaxed);
             Ok(())
         }
         .await;
