@@ -59,9 +59,10 @@ registry = "${PACKAGES_REGISTRY:-pgstencil}"
 TOML
 
 # --- PyPI ---
-[ -e "$cache/venv/done" ] || {
-    python3 -m venv "$cache/venv" && "$cache/venv/bin/pip" install -q pytest pytest-xdist 'psycopg[binary]' mypy uv &&
-        touch "$cache/venv/done"
+tools=(pytest pytest-xdist 'psycopg[binary]' mypy uv)
+[ "$(cat "$cache/venv/done" 2>/dev/null)" = "${tools[*]}" ] || {
+    python3 -m venv "$cache/venv" && "$cache/venv/bin/pip" install -q "${tools[@]}" &&
+        echo "${tools[*]}" >"$cache/venv/done"
 }
 logged "$cache/venv/bin/pip" install -q --force-reinstall --no-index "$built"/pgstencil-"$version"-*.whl
 bin=$cache/venv/bin/pgstencil
