@@ -165,13 +165,13 @@ impl Background {
     pub(super) async fn after_request(&mut self, session: Option<&mut Registry>, request: &Request<'_>) {
         let Request { definition, fingerprint, demand, command_follows } = *request;
         let off = self.stencil.is_background_off();
-        // A process that is there records the request at less cost than this one.
-        if !off && self.child.is_none() && hand_over(&self.stencil, request).unwrap_or(false) {
-            return;
-        }
         // All its clones were warm, so others are due: the process that creates them records the request, too.
         if !off && demand.hit_ms.is_some() {
             let _ = self.tell(Task::Request(request));
+            return;
+        }
+        // A process that is there records the request at less cost than this one.
+        if !off && self.child.is_none() && hand_over(&self.stencil, request).unwrap_or(false) {
             return;
         }
         // What is not known may be due.
@@ -220,13 +220,11 @@ impl Background {
 /// Hands a request over to the process of an earlier command, to record it and to do what it makes necessary. `false`:
 /// there is none.
 fn hand_over(stencil: &Stencil, request: &Request<'_>) -> Result<bool> {
-    let Request { definition, fingerprint, demand, .. } = *request;
-    let instructions = Instructions::for_checkout(stencil)?;
-    let Some(address) = instructions.address.clone() else {
-        return Ok(false);
-    };
-    let instructions = instructions.after_request(definition, fingerprint, demand);
-    Ok(resident::give(&address, &instructions.line()?))
+    let instructions = instructions(stencil, Task::Request(request))?;
+    match &instructions.address {
+        Some(address) => Ok(resident::give(address, &instructions.line()?)),
+        None => Ok(false),
+    }
 }
 
 impl Instructions {

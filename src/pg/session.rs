@@ -4,6 +4,7 @@
 //! creates and drops. Dropping a future while a statement runs leaves the session blocked until the statement
 //! ends, so statements are bounded by `statement_timeout`, not by dropping.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -118,8 +119,15 @@ pub struct Session {
     granted: Duration,
     /// Whether an answer was abandoned, so that the next one could be that of another statement.
     lost: bool,
-    /// How often it sent each statement that the server can keep for it, by name; from the third time on it does.
-    sent: HashMap<&'static str, u32>,
+    /// The statements that it sent and that the server can keep for it, by name.
+    sent: HashMap<&'static str, Sent>,
+}
+
+/// Statement that the server can keep for a session.
+struct Sent {
+    text: Cow<'static, str>,
+    /// Number of times that it was sent; after [`sql::SENT_AS_IT_IS`] times the server keeps it.
+    times: u32,
 }
 
 impl std::fmt::Debug for Session {
@@ -235,15 +243,23 @@ impl Session {
                 message.push(statement.clone());
                 continue;
             };
-            let sent = self.sent.get(plan.name).copied().unwrap_or_default();
-            if sent == sql::SENT_AS_IT_IS {
+            let sent = self.sent.get(plan.name);
+            debug_assert!(
+                sent.is_none_or(|sent| sent.text == plan.text),
+                "two texts are named {}",
+                plan.name
+            );
+            let times = sent.map_or(0, |sent| sent.times);
+            if times == sql::SENT_AS_IT_IS {
                 let once = sql::text("SELECT set_config('plan_cache_mode', 'force_generic_plan', false)");
                 // An error in a message does not revert it, so it is the last statement of its own.
                 self.exchange(sql::together(&[once, plan.prepare()])).await?;
             }
             // Only now: after an error the server does not have it.
-            self.sent.insert(plan.name, sent.saturating_add(1));
-            message.push(if sent >= sql::SENT_AS_IT_IS { plan.execute() } else { statement.clone() });
+            let sent =
+                self.sent.entry(plan.name).or_insert_with(|| Sent { text: plan.text.clone(), times: 0 });
+            sent.times = times.saturating_add(1);
+            message.push(if times >= sql::SENT_AS_IT_IS { plan.execute() } else { statement.clone() });
         }
         Ok(sql::together(&message))
     }

@@ -3,6 +3,8 @@
 
 mod rows;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use sqlx::postgres::types::Oid;
 use sqlx::types::Json;
@@ -26,7 +28,7 @@ pub(super) struct Plan {
     /// Name of the text in the server, for the session.
     pub(super) name: &'static str,
     /// The text, with numbers for values.
-    text: String,
+    pub(super) text: Cow<'static, str>,
     /// The values, as the arguments of EXECUTE.
     values: String,
 }
@@ -56,7 +58,7 @@ impl Statement {
     /// Returns the statement as one that a session has planned once, as [`planned()`] does. It has no values, or the
     /// same ones whenever it is sent. `name`: of this text alone.
     pub(crate) fn planned_as(self, name: &'static str) -> Self {
-        let plan = Plan { name, text: self.text.clone(), values: String::new() };
+        let plan = Plan { name, text: self.text.clone().into(), values: String::new() };
         Statement { plan: Some(plan), ..self }
     }
 
@@ -264,12 +266,12 @@ pub(crate) fn planned(name: &'static str, text: &'static str, values: &[&dyn Lit
         [] => String::new(),
         values => format!("({})", values.join(", ")),
     };
-    let plan = Plan { name, text: text.to_owned(), values: arguments };
+    let plan = Plan { name, text: text.into(), values: arguments };
     Statement { plan: Some(plan), ..Statement::new(filled(text, &values)) }
 }
 
-/// Number of times that a session sends a [planned()] statement as it is: most sessions send it no more often, and the
-/// server would plan it in vain.
+/// Number of times that a session sends a [planned()] statement as it is. Most sessions send it no more often, so to keep
+/// it would not pay.
 pub(super) const SENT_AS_IT_IS: u32 = 2;
 
 fn literals_of(values: &[&dyn Literal]) -> Vec<String> {

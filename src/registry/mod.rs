@@ -198,7 +198,7 @@ impl Registry {
             endpoint: endpoint.clone(),
             name: name.to_owned(),
             bound: None,
-            guard: entered.guard,
+            guard: entered.guard.planned_as("pgstencil_guard"),
             runtime: Handle::current(),
             looked: None,
         };
@@ -264,7 +264,7 @@ impl Registry {
     /// The driver's, if the session is gone; that the registry is no longer to be trusted.
     pub(crate) async fn start_over(&mut self) -> Result<bool> {
         let doing = || "use a session again".to_owned();
-        let guard = self.guard.clone().planned_as("pgstencil_guard");
+        let guard = self.guard.clone();
         let start = sql::text("SELECT m.version FROM pgstencil.meta m, pg_advisory_unlock_all()");
         let [_, answer] = self.session.send([guard, start]).await.doing(doing)?;
         let (version,): (i32,) = answer.one().doing(doing)?;

@@ -260,7 +260,6 @@ fn provisional_templates_are_pulled_as_such() {
     assert!(entries.iter().all(|entry| entry["provisional"] == false), "{listed}");
 }
 
-/// PostHog's cases: what restores the newest dump by a prefix of a key hands out a schema that the code does not have.
 #[test]
 fn a_full_build_in_the_background_is_pushed_too() {
     let fleet = Fleet::with("", "rebuild = \"always\"");
@@ -280,6 +279,7 @@ fn a_full_build_in_the_background_is_pushed_too() {
     assert_eq!(fleet.second("pulled").json()["provisional"], false);
 }
 
+/// PostHog's cases: what restores the newest dump by a prefix of a key hands out a schema that the code does not have.
 #[test]
 fn neither_newer_nor_edited_nor_forked_sets_are_a_base() {
     let fleet = Fleet::new();
