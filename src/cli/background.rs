@@ -490,10 +490,11 @@ impl Lines {
         tokio::time::timeout(time, self.next()).await.ok().flatten()
     }
 
-    /// Returns the next line; `None` if the starter has ended and no other command can hand over more.
+    /// Returns the next line; `None` if the starter has ended, no other command can hand over more, and no clone is held
+    /// whose end is one.
     async fn next(&mut self) -> Option<String> {
         loop {
-            if self.ended && self.listening.is_none() {
+            if self.ended && self.listening.is_none() && !self.holding.any() {
                 return self.waiting();
             }
             match self.receiver.recv().await? {
@@ -517,6 +518,14 @@ impl Lines {
     fn leave(&mut self) {
         self.listening = None;
     }
+
+    /// The same where slots are scarce, unless this process holds clones: an idle session for the next command takes
+    /// a slot that the user's programs need.
+    fn leave_if_scarce(&mut self, endpoint: &Endpoint) {
+        if endpoint.is_scarce() && !self.holding.any() {
+            self.leave();
+        }
+    }
 }
 
 /// What the process does.
@@ -534,6 +543,8 @@ pub(super) async fn work() -> Result<u8> {
         }
         let worker = Worker::new(&instructions)?;
         let worked = worker.work(&mut session).await;
+        // A cleanup may take a while.
+        lines.leave_if_scarce(&worker.endpoint);
         next = match lines.ended {
             true => lines.waiting(),
             false => lines.within(SOON).await,
@@ -546,6 +557,7 @@ pub(super) async fn work() -> Result<u8> {
         };
         worker.log([&worked, &cleaned]);
         result = worked.and(cleaned);
+        lines.leave_if_scarce(&worker.endpoint);
         if next.is_none() && lines.listening.is_some() {
             next = lines.within(STAY).await;
             while next.is_none() && lines.holding.any() {
@@ -600,7 +612,14 @@ impl<'a> Worker<'a> {
         if task.rebuild.is_some() {
             self.drop_leftovers(session).await?;
         }
-        let stencil = checkout.stencil(&self.endpoint)?;
+        let mut stencil = checkout.stencil(&self.endpoint)?;
+        if task.rebuild.is_some() {
+            // This process has the environment of its command, so it pushes where that one may.
+            match pushing::store(&stencil, &Environment::from_process()) {
+                Ok(remote) => stencil = stencil.with_remote(remote),
+                Err(error) => self.append(&[wire::chain(&error)]),
+            }
+        }
         stencil.lend(session.take());
         let worked = async {
             let deadline = Deadline::default();
@@ -610,10 +629,8 @@ impl<'a> Worker<'a> {
                 let patience = if self.instructions.scarce { Duration::ZERO } else { PATIENCE };
                 let rebuilt = stencil.rebuild_template(definition, uses, patience, &deadline).await?;
                 if matches!(rebuilt, Rebuilt::Replaced | Rebuilt::Accepted) {
-                    // This process has the environment of its command, so it pushes where that one may.
-                    let env = Environment::from_process();
-                    let pushed = pushing::push_proved(&stencil, &env, definition, &fingerprint).await;
-                    self.append(pushed.unwrap_or_else(|error| Some(wire::chain(&error))).as_slice());
+                    let pushed = pushing::push_proved(&stencil, definition, &fingerprint).await;
+                    self.append(pushed.as_slice());
                 }
             }
             match task.demand {

@@ -10,6 +10,7 @@ use super::bound::{self, Delay, FLOOR, Patience};
 use super::door::Door;
 use super::failure::{Doing as _, is_loss};
 use super::session::{Deadline, OpenError, ServerFacts, Session, lock_timeout, server_timeout};
+use super::slots::SCARCE;
 use super::sql::{self, Part, Statement};
 use super::sqlstate::SqlState;
 use super::{Endpoint, catalog};
@@ -201,9 +202,6 @@ fn still(door: Door, facts: &ServerFacts, row: Option<&PgRow>) -> Option<Door> {
     fits.then_some(door)
 }
 
-/// Slot count below which connection slots count as scarce.
-const SCARCE: i32 = 50;
-
 /// Time that a session waits for a free slot, if the caller sets no other.
 const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -357,7 +355,10 @@ impl Connected {
         if seen.as_deref() != Some(self.marker.as_str()) {
             return Err(pooler(endpoint));
         }
-        endpoint.set_scarce(row.try_get::<i32, _>("slots").is_ok_and(|slots| slots < SCARCE));
+        // A limit of the role is found by background work: its catalog costs more than all that is asked for here.
+        if row.try_get::<i32, _>("slots").is_ok_and(|slots| i64::from(slots) < SCARCE) {
+            endpoint.found_scarce();
+        }
         let text = |column: &str| {
             let value: std::result::Result<String, _> = row.try_get(column);
             value.doing(|| format!("read the server's {column}"))

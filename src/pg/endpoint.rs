@@ -263,8 +263,9 @@ impl Endpoint {
         self.scarce.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_scarce(&self, scarce: bool) {
-        self.scarce.store(scarce, Ordering::Relaxed);
+    /// Notes that the server, or a limit of the role, leaves few connection slots.
+    pub(crate) fn found_scarce(&self) {
+        self.scarce.store(true, Ordering::Relaxed);
     }
 
     /// Refuses sessions immediately if the server has no free slot: for sessions that only speed up work.

@@ -13,6 +13,9 @@ use crate::error::Result;
 
 const SLOTS: &str = include_str!("queries/slots.sql");
 
+/// Slot count below which connection slots count as scarce.
+pub(super) const SCARCE: i64 = 50;
+
 /// The connection slots of pgstencil's role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
 pub(crate) struct Slots {
@@ -32,6 +35,12 @@ impl Slots {
             .one(sql::planned("pgstencil_slots", SLOTS, &[]))
             .await
             .doing(|| "count connection slots".into())
+    }
+
+    /// Returns whether slots are scarce, because of the server's limit or the role's: then a session that only waits
+    /// for work is in the way of others.
+    pub(crate) fn are_scarce(self) -> bool {
+        self.usable < SCARCE
     }
 
     /// Returns the number of slots that background work leaves free: five, or a tenth if that is more, but
@@ -58,6 +67,8 @@ mod tests {
         // A server or role with few slots must still allow background work.
         assert_eq!([left(7), left(2), left(1)], [3, 1, 0]);
         let slots = |free| Slots { usable: 97, free };
+        let of_role = |usable| Slots { usable, free: usable };
+        assert_eq!([of_role(3), of_role(97)].map(Slots::are_scarce), [true, false]);
         assert_eq!([slots(20).spare(), slots(9).spare(), slots(8).spare()], [11, 0, -1]);
     }
 }

@@ -29,6 +29,8 @@ pub(crate) mod publish;
 pub(crate) mod replaced;
 pub(crate) mod state;
 pub(crate) mod template;
+#[cfg_attr(not(feature = "cli"), allow(dead_code))]
+mod unpushed;
 mod vacuum;
 pub(crate) mod warm;
 pub(crate) mod washable;
@@ -57,7 +59,7 @@ use crate::pg::sql::Statement;
 use crate::pg::{self, Deadline, Doing as _, Endpoint, Session, SqlState, catalog, sql, sqlstate};
 
 /// Numbered files of the registry's tables; a file's number is the version that it leads to.
-const SCHEMA: [&str; 9] = [
+const SCHEMA: [&str; 10] = [
     include_str!("schema/001.sql"),
     include_str!("schema/002.sql"),
     include_str!("schema/003.sql"),
@@ -67,6 +69,7 @@ const SCHEMA: [&str; 9] = [
     include_str!("schema/007.sql"),
     include_str!("schema/008.sql"),
     include_str!("schema/009.sql"),
+    include_str!("schema/010.sql"),
 ];
 
 /// Version of the tables that this code installs, and the newest that it reads.

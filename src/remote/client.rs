@@ -245,6 +245,15 @@ impl Remote {
 
     /// Returns why nothing may be written, if that is so.
     pub(crate) fn why_no_write(&self) -> Option<Why> {
+        self.why_never_written().or_else(|| self.paused())
+    }
+
+    /// Returns whether this process may push, if not now since the store failed a moment ago, then later.
+    pub(crate) fn may_write(&self) -> bool {
+        self.why_never_written().is_none()
+    }
+
+    fn why_never_written(&self) -> Option<Why> {
         let rights = || self.standing.write.as_ref().err().cloned();
         let key = || match &self.signing {
             Err(why) => Some(why.clone()),
@@ -256,7 +265,7 @@ impl Remote {
             }
             Ok(_) => None,
         };
-        rights().or_else(|| self.unusable.clone()).or_else(key).or_else(|| self.paused())
+        rights().or_else(|| self.unusable.clone()).or_else(key)
     }
 
     fn pause_file(&self) -> Option<PathBuf> {

@@ -198,7 +198,7 @@ impl Sweeper {
             return Ok(Passed::default());
         };
         if checked.is_none_or(|checked| checked.elapsed() > LONG_ENOUGH) {
-            leave_slots(registry).await?;
+            leave_slots(endpoint, registry).await?;
             *checked = Some(Instant::now());
         }
         let actions = cleanup::plan(registry, grace).await?;
@@ -467,8 +467,12 @@ pub(super) const PASSES: [Duration; 5] = [
 ];
 
 /// Fails if connection slots are scarce, so that they are left to commands that a user waits for.
-async fn leave_slots(registry: &mut Registry) -> Result<()> {
-    match Slots::count(registry.session()).await? {
+async fn leave_slots(endpoint: &Endpoint, registry: &mut Registry) -> Result<()> {
+    let slots = Slots::count(registry.session()).await?;
+    if slots.are_scarce() {
+        endpoint.found_scarce();
+    }
+    match slots {
         slots if slots.spare() >= 0 => Ok(()),
         slots => Err(Error::failed(format!(
             "only {} of {} connection slots are free, so background work has to wait",

@@ -76,7 +76,7 @@ pub use self::open::StencilBuilder;
 pub(crate) use self::prune::{Prunable, PrunePlan, Pruned};
 pub use self::release::Released;
 #[cfg(feature = "cli")]
-pub(crate) use self::remote::{NotPulled, Pushed};
+pub(crate) use self::remote::{NotPulled, NotPushed, Pushed};
 pub use self::request::DatabaseRequest;
 pub(crate) use self::reuse::Age;
 pub(crate) use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};

@@ -9,7 +9,7 @@ use crate::remote::{Finding, Level, Remote};
 use crate::template::{self, push};
 
 pub(crate) use crate::template::NotPulled;
-pub(crate) use crate::template::push::Pushed;
+pub(crate) use crate::template::push::{NotPushed, Pushed};
 
 impl Stencil {
     /// Returns the store, if the config has one.
@@ -57,10 +57,14 @@ impl Stencil {
             recipe = kept;
         }
         let fingerprint = recipe.fingerprint();
-        if registry.find_template(project, name, &fingerprint, TemplateState::Ready).await?.is_none() {
+        let row = registry.find_template(project, name, &fingerprint, TemplateState::Ready).await?;
+        let Some(row) = row else {
             return Err(unknown(name, &fingerprint.short()));
-        }
+        };
         let pushed = push::push(&mut registry, &context, remote, &recipe).await?;
+        if matches!(pushed, Pushed::Done(_) | Pushed::There) {
+            registry.set_pushed(row.id).await?;
+        }
         registry.close().await;
         Ok((fingerprint, pushed))
     }

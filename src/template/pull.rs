@@ -376,6 +376,11 @@ pub(super) fn tell_miss(context: &Context<'_>, why: &str) {
     }
 }
 
+/// Returns whether what is built here is to be pushed.
+pub(super) fn is_to_be_pushed(context: &Context<'_>) -> bool {
+    context.remote.is_some_and(Remote::may_write) && never(context).is_none()
+}
+
 /// Returns why the definition's templates are never in a store.
 fn never(context: &Context<'_>) -> Option<Why> {
     never_shared(context.definition).or_else(|| match context.source {

@@ -49,6 +49,10 @@ pub(super) async fn renewing<T>(_: &Context<'_>, _: &Recipe, build: impl Future<
     build.await
 }
 
+pub(super) fn is_to_be_pushed(_: &Context<'_>) -> bool {
+    false
+}
+
 pub(super) async fn withdraw(_: &Context<'_>, _: &Recipe) {}
 
 pub(super) fn tell_miss(_: &Context<'_>, _: &str) {}

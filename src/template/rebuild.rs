@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::pull;
 use super::verify::prove;
 use super::waiting::tell_waiting;
 use crate::config::Rebuild;
@@ -11,7 +12,7 @@ use crate::events::Event;
 use crate::fingerprint::ServerTraits;
 use crate::names::Fingerprint;
 use crate::pg::lock::LockKey;
-use crate::pg::{Deadline, catalog};
+use crate::pg::{Deadline, Doing as _, catalog};
 use crate::process::load;
 use crate::registry::{Registry, TemplateRow, TemplateState};
 use crate::retention::evidence::Evidence;
@@ -122,7 +123,13 @@ pub(crate) async fn rebuild_when_due(
     match decision {
         Decision::Rebuild => rebuild(registry, context, false).await,
         Decision::Accept => Ok(match registry.accept_template(row.id, last).await? {
-            true => Rebuilt::Accepted,
+            true => {
+                if pull::is_to_be_pushed(context) {
+                    let noted = registry.set_unpushed(row.id).await;
+                    noted.doing(|| "record that a template is to be pushed".into())?;
+                }
+                Rebuilt::Accepted
+            }
             false => Rebuilt::Waits,
         }),
         Decision::Wait(_) => Ok(Rebuilt::Waits),

@@ -395,6 +395,57 @@ fn a_dead_store_is_told_and_left_alone() {
 }
 
 #[test]
+fn what_a_dead_store_did_not_get_a_later_command_pushes() {
+    let fleet = Fleet::new();
+    let gone = fleet.store.path().with_extension("gone");
+    fs::rename(fleet.store.path(), &gone).unwrap();
+    let ensured = || on(&fleet.one, &["ensure", "--json"]).success();
+    let output = ensured();
+    assert!(output.stderr.contains("nothing was pushed"), "{output}");
+    fs::rename(&gone, fleet.store.path()).unwrap();
+    let output = ensured();
+    assert_eq!(output.json()["outcome"], "hit");
+    assert!(output.stderr.contains("is tried again in"), "{output}");
+    let cache = fleet.one.home().join(".cache/pgstencil");
+    let mut notes = fs::read_dir(cache).unwrap().flatten().map(|entry| entry.path());
+    fs::remove_file(notes.find(|path| path.extension().is_some_and(|end| end == "failed")).unwrap()).unwrap();
+    // Only where it is allowed.
+    let output = on(&fleet.one, &["run", "--", "true"]).env("PGSTENCIL_UNTRUSTED", "1").success();
+    assert!(!output.stderr.contains("pushed"), "{output}");
+    let pushed = on(&fleet.one, &["run", "--", "true"]).success();
+    assert!(pushed.stderr.contains("pushed template app"), "{pushed}");
+    let output = ensured();
+    assert!(!output.stderr.contains("pushed"), "{output}");
+    fleet.second("pulled");
+    // That one has nothing to push.
+    let output = fleet.second("hit");
+    assert!(!output.stderr.contains("pushed"), "{output}");
+}
+
+#[test]
+fn what_a_killed_command_did_not_push_a_later_one_does() {
+    let mut fleet = Fleet::new();
+    fleet.pushed();
+    fleet.two.add_migration("0003_items", "create table items ()");
+    let started = fleet.two.home().join("started");
+    programs(&mut fleet, &format!("touch {}; exec sleep 600", started.display()), "exit 1");
+    let mut killed = on(&fleet.two, &["ensure"]).spawn();
+    assert!(eventually(PATIENCE, || started.exists()));
+    killed.kill9();
+    fleet.bindir.clear();
+    fleet.configure();
+    // What the killed command held is free a moment later.
+    let pushed = || {
+        let output = fleet.second("hit");
+        output.stderr.contains("pushed template app")
+    };
+    assert!(eventually(PATIENCE, pushed));
+    fleet.one.add_migration("0003_items", "create table items ()");
+    on(&fleet.one, &["evict", "--all", "--yes"]).success();
+    assert_eq!(on(&fleet.one, &["ensure", "--json"]).success().json()["outcome"], "pulled");
+}
+
+#[test]
 fn two_pullers_at_once_restore_once() {
     let fleet = Fleet::new();
     fleet.pushed();
@@ -480,14 +531,14 @@ fn an_ordinary_role_pulls_and_owns_what_it_restores() {
 }
 
 /// Programs in a directory of the second server's config.
-fn programs(fleet: &mut Fleet, restore: &str) -> PathBuf {
+fn programs(fleet: &mut Fleet, dump: &str, restore: &str) -> PathBuf {
     let directory = fleet.two.home().join("bin");
     fs::create_dir_all(&directory).unwrap();
     // As those that pushed, which may be newer than the server.
     let text = fs::read_to_string(fleet.manifest()).unwrap();
     let entry: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();
     let major = &entry["dumped_by"];
-    for (name, script) in [("pg_dump", "exit 1"), ("pg_restore", restore)] {
+    for (name, script) in [("pg_dump", dump), ("pg_restore", restore)] {
         let file = directory.join(name);
         let text = format!(
             "#!/bin/sh\n[ \"$1\" = --version ] && echo \"{name} (PostgreSQL) {major}.1\" && exit\n{script}\n"
@@ -504,7 +555,7 @@ fn programs(fleet: &mut Fleet, restore: &str) -> PathBuf {
 fn a_failed_restore_is_a_miss() {
     let mut fleet = Fleet::new();
     fleet.pushed();
-    programs(&mut fleet, "echo 'pg_restore: error: no memory' >&2; exit 1");
+    programs(&mut fleet, "exit 1", "echo 'pg_restore: error: no memory' >&2; exit 1");
     let output = fleet.is_refused("the restore of entry");
     assert!(output.stderr.contains("no memory"), "{output}");
 }
@@ -514,7 +565,7 @@ fn a_killed_puller_leaves_nothing() {
     let mut fleet = Fleet::new();
     fleet.pushed();
     let started = fleet.two.home().join("started");
-    programs(&mut fleet, &format!("touch {}; exec sleep 600", started.display()));
+    programs(&mut fleet, "exit 1", &format!("touch {}; exec sleep 600", started.display()));
     let mut killed = on(&fleet.two, &["ensure"]).spawn();
     assert!(eventually(PATIENCE, || started.exists()));
     killed.kill9();

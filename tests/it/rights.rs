@@ -197,6 +197,19 @@ fn a_roles_connection_limit_leaves_nothing_behind() {
     );
 }
 
+#[test]
+fn an_idle_background_process_leaves_the_slots_of_a_role_to_its_programs() {
+    let role = Role::with(server(), "createdb connection limit 3", "pw");
+    let project = project_of(&role);
+    project.append_config("warm = 1\n");
+    pgstencil(&project, &["ensure"]).success();
+    // Without slots to spare, the process has nothing to do; the command itself takes one slot, the program two.
+    let program = "sleep 0.7; psql -XAtc 'select pg_sleep(0.5)' & psql -XAtc 'select 7' && wait $!";
+    for _ in 0..3 {
+        pgstencil(&project, &["run", "--", "sh", "-c", program]).success().stdout_has("7");
+    }
+}
+
 #[tokio::test]
 async fn a_full_server_is_told_as_that() {
     let private = TestServer::private_with("max_connections = 12\nmax_wal_senders = 0");

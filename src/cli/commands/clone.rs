@@ -86,7 +86,7 @@ pub(crate) async fn clone(app: &App, args: CloneArgs) -> Result<u8> {
     let request = request(&definition, &provenance, leases.demand);
     background.after_request(leases.session(), &request).await;
     let bound = leases.bound_here().await;
-    let pushing = Pushing::begin(app, &stencil, &definition, &provenance);
+    let pushing = Pushing::begin(app, &stencil, leases.session(), &definition, &provenance).await;
     leases.leave().await;
     pushing.finish(app).await;
     prune::tell_of(app, &stencil, &bound).await;

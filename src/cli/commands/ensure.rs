@@ -80,7 +80,7 @@ pub(crate) async fn ensure(app: &App, args: Ensure) -> Result<u8> {
     } else {
         app.printer.data(&format!("{fingerprint}\n"))?;
     }
-    let pushing = Pushing::begin(app, &stencil, &name, provenance);
+    let pushing = Pushing::begin(app, &stencil, Some(&mut registry), &name, provenance).await;
     // A user who runs `ensure` is about to request clones.
     let demand = Demand { announced: true, hit_ms: None };
     let request = Request { definition: &name, fingerprint, demand, command_follows: false };

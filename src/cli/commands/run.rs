@@ -107,7 +107,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
         background.after_request(leases.session(), &request).await;
     }
     let bound = leases.bound_here().await;
-    let pushing = Pushing::begin(app, &stencil, &definition, &provenance);
+    let pushing = Pushing::begin(app, &stencil, leases.session(), &definition, &provenance).await;
     leases.watch();
     app.printer.finish();
     // If this process is killed, the next request for the name must know whether the command still runs.

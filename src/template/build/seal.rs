@@ -11,6 +11,7 @@ use crate::pg::lock::LockKey;
 use crate::pg::{Doing as _, sql};
 use crate::registry::{DatabaseRow, Registry, database};
 use crate::template::permit::Permit;
+use crate::template::pull;
 use crate::template::{Provisional, Template, TemplateDatabase, Unsealed};
 
 /// Runs the last step. The door is closed first, so that no session enters in between; then one transaction
@@ -74,7 +75,13 @@ pub(super) async fn seal<P: Permit>(
         }
         let millis = took.as_millis() as u64;
         let done = match unsealed {
-            None => registry.set_ready(id, &inspected.built_with, millis).await?,
+            None => {
+                let done = registry.set_ready(id, &inspected.built_with, millis).await?;
+                if matches!(way, Way::Full | Way::On { .. }) && pull::is_to_be_pushed(context) {
+                    registry.set_unpushed(id).await?;
+                }
+                done
+            }
             Some(why) => {
                 let (text, note) = (why.message(), why.note());
                 registry.set_unsealed(id, &text, &note, &inspected.built_with, millis).await?
