@@ -309,7 +309,7 @@ async fn run_does_not_wait_for_the_drop() {
     held.end();
     held.run.wait().code(0);
     // It takes the name away first, and has to wait for that already.
-    let drops = format!("ALTER DATABASE %{database}\" RENAME");
+    let drops = format!("%ALTER DATABASE \"{database}\" RENAME");
     assert!(eventually(PATIENCE, || waits_for(&project, &drops)));
     assert!(server().has_database(&database));
     // Nor does the next one.
