@@ -473,7 +473,7 @@ fn members_of_a_group_share_its_registry_and_use_only_what_they_may() {
         format!("belongs to role `{}`, and role `{}` does not inherit from that role", ann.name, bob.name);
     for (role, builds) in [(&ann, 1), (&bob, 2), (&ann, 2), (&bob, 2)] {
         project.connect_as(role);
-        for _ in 0..2 {
+        for again in [false, true] {
             let before = project.builds();
             let told = ask(&project).stderr.contains(&other);
             assert_eq!(project.builds(), builds);
@@ -483,7 +483,8 @@ fn members_of_a_group_share_its_registry_and_use_only_what_they_may() {
                 let list = pgstencil(&project, &["list", "--state", "warm"]).success();
                 !list.stdout.is_empty()
             };
-            assert!(eventually(PATIENCE, warm));
+            // After the first use there is one only where the clone, which was only read, became warm again.
+            assert!(!again || eventually(PATIENCE, warm));
         }
     }
     let builders = |project: &Project<'_>| {
