@@ -128,9 +128,7 @@ async fn fill_up(registry: &mut Registry, context: &Context<'_>, fingerprint: &F
         let data = catalog::data_directory(registry.session()).await?;
         let disk = data.and_then(|data| disk::look(Path::new(&data)));
         let slots = Slots::count(registry.session()).await?;
-        if slots.are_scarce() {
-            context.endpoint.found_scarce();
-        }
+        slots.note(context.endpoint);
         let missing = missing(&stock, context, disk, slots);
         let evicted = LockKey::evicting(stock.id);
         if missing == 0

@@ -264,7 +264,7 @@ impl Endpoint {
     }
 
     /// Notes that the server, or a limit of the role, leaves few connection slots.
-    pub(crate) fn found_scarce(&self) {
+    pub(super) fn found_scarce(&self) {
         self.scarce.store(true, Ordering::Relaxed);
     }
 

@@ -8,7 +8,7 @@
 
 use sqlx::FromRow;
 
-use super::{Doing as _, Session, sql};
+use super::{Doing as _, Endpoint, Session, sql};
 use crate::error::Result;
 
 const SLOTS: &str = include_str!("queries/slots.sql");
@@ -39,8 +39,15 @@ impl Slots {
 
     /// Returns whether slots are scarce, because of the server's limit or the role's: then a session that only waits
     /// for work is in the way of others.
-    pub(crate) fn are_scarce(self) -> bool {
+    fn are_scarce(self) -> bool {
         self.usable < SCARCE
+    }
+
+    /// Notes with the server's endpoint if they are scarce.
+    pub(crate) fn note(self, endpoint: &Endpoint) {
+        if self.are_scarce() {
+            endpoint.found_scarce();
+        }
     }
 
     /// Returns the number of slots that background work leaves free: five, or a tenth if that is more, but

@@ -21,7 +21,7 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn set_unpushed(&mut self, id: i64) -> std::result::Result<(), sqlx::Error> {
-        self.session().execute(sql::fill(SET, &[&id])).await.map(drop)
+        self.session().run(sql::fill(SET, &[&id])).await
     }
 
     /// Records that the store has a template.
@@ -29,8 +29,8 @@ impl Registry {
     /// # Errors
     /// The driver's.
     pub(crate) async fn set_pushed(&mut self, id: i64) -> Result<()> {
-        let done = self.session().execute(sql::fill(UNSET, &[&id])).await;
-        done.map(drop).doing(|| "record that a template was pushed".into())
+        let done = self.session().run(sql::fill(UNSET, &[&id])).await;
+        done.doing(|| "record that a template was pushed".into())
     }
 
     /// Returns whether the ready template of this key is still to be pushed.

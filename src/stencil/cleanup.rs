@@ -469,9 +469,7 @@ pub(super) const PASSES: [Duration; 5] = [
 /// Fails if connection slots are scarce, so that they are left to commands that a user waits for.
 async fn leave_slots(endpoint: &Endpoint, registry: &mut Registry) -> Result<()> {
     let slots = Slots::count(registry.session()).await?;
-    if slots.are_scarce() {
-        endpoint.found_scarce();
-    }
+    slots.note(endpoint);
     match slots {
         slots if slots.spare() >= 0 => Ok(()),
         slots => Err(Error::failed(format!(
