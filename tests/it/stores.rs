@@ -1,6 +1,6 @@
 //! Stores that are reached by HTTP. A small server on this machine speaks just enough S3, fails and lies. With
-//! PGSTENCIL_TEST_STORE, the tests that need no fault run on another store: `tests/stores.sh` starts imitations of S3,
-//! of Azure and of Google's storage.
+//! PGSTENCIL_TEST_STORE, the tests that need no fault run on another store: `tests/stores.sh` starts imitations of real
+//! ones.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::cli::Output;
 use crate::support::extension::templates;
-use crate::support::objects::{ID, ObjectServer, SECRET, SESSION, TOKEN};
+use crate::support::objects::{BEARER, ID, ObjectServer, SECRET, SESSION, TOKEN};
 use crate::support::server::PATIENCE;
 use crate::support::{Build, Pgstencil, Project, eventually, server};
 
@@ -62,6 +62,14 @@ impl Fleet {
     fn on_http(objects: &ObjectServer) -> Self {
         let url = format!("http://127.0.0.1:{}/bucket/some/where?allow_http=true", objects.port);
         Fleet::with(&url, &[("PGSTENCIL_REMOTE_TOKEN", TOKEN)])
+    }
+
+    /// A fleet with a store that speaks like Google's.
+    fn on_google(objects: &ObjectServer) -> Self {
+        let endpoint = format!("http://127.0.0.1:{}", objects.port);
+        let variables =
+            [("GOOGLE_BEARER_TOKEN", BEARER), ("GOOGLE_BASE_URL", &*endpoint), ("GOOGLE_ALLOW_HTTP", "true")];
+        Fleet::with("gs://bucket/some/where", &variables)
     }
 
     /// A fleet with the store that the environment names, or else one of its own.
@@ -208,7 +216,11 @@ fn check<'a>(checks: &'a [Value], name: &str) -> (&'a str, &'a str) {
 
 #[test]
 fn what_one_server_builds_another_pulls() {
-    let fleet = Fleet::anywhere();
+    travels(&Fleet::anywhere());
+}
+
+/// The way of a template through a store, and what the store is asked for beside.
+fn travels(fleet: &Fleet) {
     let built = fleet.pushed();
     let output = fleet.second("pulled");
     assert_eq!(output.json()["fingerprint"], built["fingerprint"]);
@@ -254,7 +266,11 @@ fn what_one_server_builds_another_pulls() {
 
 #[test]
 fn of_two_machines_at_once_one_builds() {
-    let fleet = Fleet::anywhere();
+    is_built_once(&Fleet::anywhere());
+}
+
+/// The second server waits for the build of the first one.
+fn is_built_once(fleet: &Fleet) {
     fleet.both().iter().for_each(|project| project.build(&Build::Gate));
     let first = fleet.command(&fleet.one, &["ensure", "--json"]).spawn();
     // It announces the build before it begins.
@@ -476,6 +492,19 @@ fn a_wrong_url_is_refused_without_its_secrets() {
         assert!(output.stderr.contains(words), "{output}");
         assert!(!output.stderr.contains("hush"), "{output}");
     }
+}
+
+#[test]
+fn google_cloud_storage_is_a_store_too() {
+    let objects = ObjectServer::start();
+    travels(&Fleet::on_google(&objects));
+    is_built_once(&Fleet::on_google(&objects));
+    // Without the token.
+    let mut fleet = Fleet::on_google(&objects);
+    fleet.pushed();
+    let token = fleet.variables.iter_mut().find(|(name, _)| name == "GOOGLE_BEARER_TOKEN").unwrap();
+    token.1 = "hush-hush-of-yesterday".into();
+    fleet.is_refused("403 Forbidden");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A small HTTP server with objects: it speaks just enough S3, or just enough WebDAV, and can fail and lie.
+//! A small HTTP server with objects: it speaks just enough S3, of the XML API of Google Cloud Storage
+//! (<https://cloud.google.com/storage/docs/xml-api/reference-headers>), or of WebDAV, and can fail and lie.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -14,6 +15,8 @@ pub(crate) const SESSION: &str = "hush-session-token-4711";
 /// Authorization of a server that is no S3, as the client gets and sends it.
 pub(crate) const TOKEN: &str = "ann:hush-hush-4711";
 const BASIC: &str = "Basic YW5uOmh1c2gtaHVzaC00NzEx";
+/// An OAuth token, as Google's client gets and sends it.
+pub(crate) const BEARER: &str = "hush-hush-bearer-4711";
 
 /// How requests are answered.
 #[derive(Default)]
@@ -22,9 +25,9 @@ pub(crate) struct Ways {
     pub(crate) refused: Option<Refusal>,
     /// Requests are not answered at all.
     pub(crate) hangs: bool,
-    /// `If-None-Match` is ignored.
+    /// Conditions of a PUT are ignored.
     pub(crate) ignores_conditions: bool,
-    /// `If-None-Match` is refused as unknown.
+    /// Conditions of a PUT are refused as unknown.
     pub(crate) knows_no_conditions: bool,
     /// Objects whose keys contain this cannot be read.
     pub(crate) lost: Option<&'static str>,
@@ -207,7 +210,9 @@ fn is_signed(request: &Request) -> bool {
     let s3 = given.starts_with(&format!("AWS4-HMAC-SHA256 Credential={ID}/"));
     // What is signed never holds the secret.
     assert!(!given.contains(SECRET));
-    s3 && request.headers.get("x-amz-security-token").is_some_and(|token| token == SESSION) || given == BASIC
+    s3 && request.headers.get("x-amz-security-token").is_some_and(|token| token == SESSION)
+        || given == BASIC
+        || given == format!("Bearer {BEARER}")
 }
 
 type Answer = (String, String, Vec<u8>);
@@ -222,7 +227,10 @@ fn error(status: &str, code: &str) -> Answer {
 
 fn found(bytes: Vec<u8>) -> Answer {
     let hash = blake3::hash(&bytes).to_hex();
-    let headers = format!("ETag: \"{}\"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n", &hash[..32]);
+    let headers = format!(
+        "ETag: \"{}\"\r\nx-goog-generation: 1\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n",
+        &hash[..32]
+    );
     ("200 OK".into(), headers, bytes)
 }
 
@@ -265,7 +273,10 @@ fn act(state: &State, request: &Request) -> Answer {
             None => error("404 Not Found", "NoSuchKey"),
         },
         "PUT" => {
-            let conditional = request.headers.contains_key("if-none-match");
+            // S3 asks for "no such object" by a star, Google's storage by the generation 0.
+            let google = request.headers.get("x-goog-if-generation-match");
+            assert!(google.is_none_or(|generation| generation == "0"));
+            let conditional = google.is_some() || request.headers.contains_key("if-none-match");
             if conditional && ways.knows_no_conditions {
                 return error("501 Not Implemented", "NotImplemented");
             }

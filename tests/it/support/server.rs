@@ -201,6 +201,8 @@ impl TestServer {
                 None => PgSslMode::Prefer,
             })
             .application_name("pgstencil-test")
+            // What the tests look at is small, but looks dear to a planner without statistics.
+            .options([("jit", "off")])
             .disable_statement_logging()
     }
 
@@ -217,7 +219,11 @@ impl TestServer {
 
     /// The same, but an error is an answer.
     pub(crate) fn try_psql(&self, database: &str, sql: &str) -> Result<String, sqlx::Error> {
-        let options = self.options(&self.user(), &self.password(), database);
+        let mut options = self.options(&self.user(), &self.password(), database);
+        if let Some(socket) = &self.socket {
+            // It trusts: a password costs both sides some milliseconds, and tests ask often.
+            options = options.socket(socket);
+        }
         block_on(async move {
             let mut connection = options.connect().await?;
             let rows = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await?;
