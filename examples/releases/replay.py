@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Replays real migrations with pgstencil: a series of Wagtail releases, single new migrations,
-four branches at the same time, and what a full build says about the incremental builds before it.
-See README.md. Needs Python 3.10+ with pip, a release build of pgstencil, and Postgres binaries;
+four branches at the same time, what a full build says about the incremental builds before it, and
+what machines that start empty get from those before them. See README.md. Needs Python 3.10+ with pip, a release build of pgstencil, and Postgres binaries;
 everything else is in a temporary directory."""
 
 import argparse
@@ -32,6 +32,13 @@ rebuild = "{rebuild}"
 
 [eviction]
 max_templates = 200
+{more}"""
+
+REMOTE = """
+[remote]
+url = "file://{store}"
+push = "always"
+min_gain = "0s"
 """
 
 # The time of the migrate command is written to a file, to separate pgstencil's own time from it.
@@ -114,12 +121,22 @@ while left or ready:
 class Replay:
     def __init__(self, binary, directory):
         self.directory, self.binary = directory, binary
-        (directory / "state").mkdir()
         # The account of the private server needs access.
         directory.chmod(0o755)
-        self.env = os.environ | {"PGSTENCIL_STATE_DIR": str(directory / "state"), "PYTHON": sys.executable}
+        self.env = os.environ | {"PYTHON": sys.executable}
         for name in ("PGSTENCIL_SERVER_URL", "PGSTENCIL_CONFIG", "DJANGO_SETTINGS_MODULE"):
             self.env.pop(name, None)
+        self.machine("state")
+
+    def machine(self, name):
+        """From now on uses the private server in this directory."""
+        (self.directory / name).mkdir(exist_ok=True)
+        self.env["PGSTENCIL_STATE_DIR"] = str(self.directory / name)
+
+    def leave(self):
+        """Stops the private server."""
+        subprocess.run([self.binary, "server", "stop"], env=self.env, cwd=self.directory,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def pgstencil(self, project, *args, codes=(0,)):
         """Runs pgstencil in a project; returns the exit code, the JSON, and the seconds."""
@@ -150,8 +167,8 @@ class Replay:
             add_migration(project, app, 1)
         return project
 
-    def configure(self, project, name, rebuild="never"):
-        (project / "pgstencil.toml").write_text(CONFIG.format(project=name, rebuild=rebuild))
+    def configure(self, project, name, rebuild="never", more=""):
+        (project / "pgstencil.toml").write_text(CONFIG.format(project=name, rebuild=rebuild, more=more))
 
     def ensure(self, project, *args):
         """Returns the answer, files added, seconds of pgstencil, seconds of the migrate command."""
@@ -326,6 +343,60 @@ def proof(replay, walk):
     print(f"proved base: {sum(twice)} of {len(twice)} second full builds of a set equal the first one")
 
 
+def applied(replay, project):
+    """Returns the migrations that Django recorded in a clone, and those of the code."""
+    shown = subprocess.run(
+        [replay.binary, "-q", "run", "--", "sh", "-c",
+         'psql -XAtc "select app || \'.\' || name from django_migrations"; echo --; '
+         '"$PYTHON" manage.py showmigrations --plan'],
+        cwd=project, env=replay.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    recorded, plan = shown.stdout.split("--\n", 1)
+    return set(recorded.split()), {line.split()[-1] for line in plan.splitlines() if line.startswith("[")}
+
+
+def travel(replay, older, newer):
+    """Machines that start empty: what each gets from what those before it left in a store or a cache file.
+
+    These are the cases in which a cache of dumps by name hands out the wrong one: its newest dump is newer than the
+    code; the branch left main before the newest dump; a migration was edited since the dump.
+    """
+    names = {"older": older, "newer": newer}
+    code = {name: replay.project(release) for name, release in names.items()}
+    code["branch"] = replay.directory / "branch"
+    shutil.copytree(code["older"], code["branch"])
+    add_migration(code["branch"], "shop", 2)
+    code["edited"] = replay.directory / "edited"
+    shutil.copytree(code["newer"], code["edited"])
+    edited = code["edited"] / "own/news/migrations/0001_table.py"
+    edited.write_text(edited.read_text().replace("max_length=80", "max_length=90"))
+    steps = ["newer", "older", "older", "branch", "branch", "newer", "edited", "edited"]
+    for way in ("a store", "a cache file"):
+        more = REMOTE.format(store=replay.directory / "store") if way == "a store" else ""
+        (replay.directory / "store").mkdir(exist_ok=True)
+        file, known, rows = replay.directory / "cache.tar.zst", {}, []
+        for number, name in enumerate(steps):
+            replay.machine(f"{way[2:].replace(' ', '-')}-{number}")
+            project = code[name]
+            replay.configure(project, "travel", "never", more)
+            if not more and file.exists():
+                replay.pgstencil(project, "cache", "restore", str(file))
+            answer, added, took, command = replay.ensure(project)
+            base = known.get(answer.get("extends", {}).get("base"), "")
+            there = ", ".join(known.values())
+            known.setdefault(answer["fingerprint"], name)
+            recorded, planned = applied(replay, project)
+            wrong = f"{len(recorded - planned)} too many, {len(planned - recorded)} missing"
+            right = "exactly the code's" if recorded == planned else wrong
+            rows.append([number + 1, name, there, answer["outcome"], base, "" if added is None else added,
+                         f"{took:.1f}", right, replay.verify(project)])
+            print(rows[-1], file=sys.stderr)
+            if not more:
+                replay.pgstencil(project, "cache", "save", str(file))
+            replay.leave()
+        table([f"machine, with {way}", "code", "templates there", "outcome", "base", "added", "seconds",
+               "migrations recorded in a clone", "verify"], rows)
+
+
 def by_releases(replay, names):
     """Walks over releases, with the newest Django that all of them run on."""
     old = all(int(name.split(".")[0]) < 5 or name.startswith("5.0") for name in names)
@@ -356,7 +427,7 @@ def by_migrations(replay, release, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["releases", "wagtail", "branches", "proof", "steps"])
+    parser.add_argument("what", choices=["releases", "wagtail", "branches", "proof", "steps", "travel"])
     parser.add_argument("--releases", nargs="*", default=RELEASES)
     parser.add_argument("--rounds", type=int, default=3, help="of `wagtail`; medians are shown")
     parser.add_argument("--count", type=int, default=40, help="of the migrations of `steps`")
@@ -378,14 +449,15 @@ def main():
                     wagtail(replay, args.releases[-1], args.rounds)
                 case "branches":
                     branches(replay, args.releases[-1])
+                case "travel":
+                    travel(replay, *args.releases[-2:])
                 case "proof":
                     proof(replay, by_releases(replay, args.releases))
                 case "steps":
                     proof(replay, by_migrations(replay, args.releases[-1], args.count))
             print(f"\nload at the end {os.getloadavg()[0]:.1f}")
         finally:
-            subprocess.run([binary, "server", "stop"], env=replay.env, cwd=directory,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            replay.leave()
 
 
 main()
