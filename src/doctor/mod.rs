@@ -151,6 +151,8 @@ pub(crate) struct Patient<'a> {
     pub strategy: Strategy,
     /// Grace time of the cleanup.
     pub grace: Duration,
+    /// Whether background work may be done.
+    pub background: bool,
     /// Deadline of the checks.
     pub deadline: &'a Deadline,
 }
@@ -207,7 +209,7 @@ pub(crate) async fn examine(patient: &Patient<'_>) -> Vec<Check> {
         checks.extend(registry::judge(&ours));
         if let Some(seen) = seen {
             checks.push(server::judge_fsync(&seen, facts.fsync, &ours, patient.registry));
-            checks.extend(server::judge_room(&seen, &ours));
+            checks.extend(server::judge_room(&seen, &ours, patient.background));
             let data = seen.settings.get("data_directory").map(String::as_str);
             let disk = data.and_then(disk::look);
             checks.push(disk::judge_budget(disk, &ours, *patient.eviction.max_size));

@@ -41,6 +41,9 @@ pub(super) async fn read(session: &mut Session) -> Result<Seen> {
 /// <https://www.postgresql.org/docs/release/15.4/>
 const MARK_INVALID: [(u32, u32); 3] = [(13, 12), (14, 9), (15, 4)];
 
+/// Slot count below which a moment's session of background work is in the way of programs.
+const FEW: i64 = 8;
+
 pub(super) fn version(number: u32) -> Check {
     let (major, minor) = (number / 10_000, number % 10_000);
     let name = "server version";
@@ -151,8 +154,36 @@ fn of_clones(clones: i64) -> String {
     count(usize::try_from(clones).unwrap_or_default(), "clone")
 }
 
-/// Checks the room for sessions and locks, against the clones in use.
-pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
+/// Checks the connection slots that background work leaves to others.
+fn judge_slots(slots: Slots, background: bool) -> Check {
+    let name = "connection slots";
+    let (usable, kept, free) = (slots.usable, Slots::left_free(slots.usable), slots.free.max(0));
+    if background && usable < FEW {
+        let words = format!(
+            "pgstencil's role may have {usable} sessions at once: background work takes one for moments, and a program that needs all the others is refused meanwhile"
+        );
+        return Check::warning(
+            name,
+            words,
+            "raise max_connections or the role's CONNECTION LIMIT, or set `background = \"off\"` in [clone]",
+        );
+    }
+    match slots.spare() >= 0 {
+        true => Check::ok(
+            name,
+            format!("{free} are free, and background work leaves {kept} of them to other clients"),
+        ),
+        false => Check::warning(
+            name,
+            format!("only {free} are free, so warm clones and drops wait until more than {kept} are free"),
+            "end idle sessions, or raise max_connections or the role's CONNECTION LIMIT",
+        ),
+    }
+}
+
+/// Checks the room for sessions and locks, against the clones in use. `background`: whether background work may be
+/// done.
+pub(super) fn judge_room(seen: &Seen, ours: &Ours, background: bool) -> Vec<Check> {
     let number = |name: &str| {
         let value = seen.settings.get(name);
         value.and_then(|v| v.parse::<i64>().ok()).unwrap_or(0)
@@ -179,18 +210,7 @@ pub(super) fn judge_room(seen: &Seen, ours: &Ours) -> Vec<Check> {
             format!("{used} of {most} connections are in use, and {}", of_clones(clones)),
         )
     };
-    let (kept, free) = (Slots::left_free(seen.slots.usable), seen.slots.free.max(0));
-    let background = match seen.slots.spare() >= 0 {
-        true => Check::ok(
-            "connection slots",
-            format!("{free} are free, and background work leaves {kept} of them to other clients"),
-        ),
-        false => Check::warning(
-            "connection slots",
-            format!("only {free} are free, so warm clones and drops wait until more than {kept} are free"),
-            "end idle sessions, or raise max_connections or the role's CONNECTION LIMIT",
-        ),
-    };
+    let background = judge_slots(seen.slots, background);
     // Truncating or dumping a whole database takes a lock for each table, index and TOAST table.
     let slots = number("max_locks_per_transaction") * (most + number("max_prepared_transactions"));
     let wanted = ours.most_relations * clones.max(1);

@@ -17,6 +17,7 @@ impl Stencil {
             eviction: &self.config.eviction,
             strategy: self.config.clone.strategy,
             grace: *self.config.clone.orphan_grace,
+            background: !self.is_background_off(),
             deadline,
         };
         let mut checks = doctor::examine(&patient).await;

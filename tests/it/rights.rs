@@ -198,15 +198,23 @@ fn a_roles_connection_limit_leaves_nothing_behind() {
 }
 
 #[test]
-#[ignore = "on a busy machine, background work that has only begun still takes the third slot now and then"]
-fn an_idle_background_process_leaves_the_slots_of_a_role_to_its_programs() {
+fn a_role_with_few_slots_can_leave_all_of_them_to_its_programs() {
     let role = Role::with(server(), "createdb connection limit 3", "pw");
     let project = project_of(&role);
-    project.append_config("warm = 1\n");
+    // As doctor's hint says.
+    project.append_config("background = \"off\"\n");
     pgstencil(&project, &["ensure"]).success();
-    // Without slots to spare, the process has nothing to do; the command itself takes one slot, the program two.
-    let program = "sleep 0.7; psql -XAtc 'select pg_sleep(0.5)' & psql -XAtc 'select 7' && wait $!";
+    let doctor = |value: &str| pgstencil(&project, &["doctor"]).env("PGSTENCIL_BACKGROUND", value).run();
+    let warned = doctor("auto");
+    assert!(warned.stdout.contains("pgstencil's role may have 3 sessions at once"), "{warned}");
+    let quiet = doctor("off");
+    assert!(!quiet.stdout.contains("sessions at once"), "{quiet}");
+    // The command itself takes one slot, the program two.
+    let program = "psql -XAtc 'select pg_sleep(0.5)' & psql -XAtc 'select 7' && wait $!";
+    let sessions = format!("select count(*) from pg_stat_activity where usename = '{}'", role.name);
     for _ in 0..3 {
+        // A session that was closed takes a moment to end.
+        assert!(eventually(PATIENCE, || server().psql("postgres", &sessions) == "0"));
         pgstencil(&project, &["run", "--", "sh", "-c", program]).success().stdout_has("7");
     }
 }
