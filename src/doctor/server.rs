@@ -276,7 +276,7 @@ mod tests {
         let settings = [("max_connections", "100"), ("max_locks_per_transaction", "64")];
         let status = |sessions, clones, relations| {
             let ours = Ours { clones_in_use: clones, most_relations: relations, ..Ours::default() };
-            let checks = judge_room(&seen(&settings, sessions), &ours);
+            let checks = judge_room(&seen(&settings, sessions), &ours, true);
             [checks[0].status, checks[1].status, checks[2].status]
         };
         let (ok, warning) = (Status::Ok, Status::Warning);
@@ -285,6 +285,15 @@ mod tests {
         assert_eq!(status(88, 0, 10), [warning, ok, ok]);
         assert_eq!(status(90, 0, 10), [Status::Problem, warning, ok]);
         assert_eq!(status(10, 5, 4000), [ok, ok, warning]);
+    }
+
+    #[test]
+    fn a_few_slots_are_told_only_to_who_has_background_work() {
+        let check = |usable, free, background| judge_slots(Slots { usable, free }, background).status;
+        assert_eq!(check(3, 3, true), Status::Warning);
+        assert_eq!(check(3, 3, false), Status::Ok);
+        assert_eq!(check(3, 0, false), Status::Warning);
+        assert_eq!(check(FEW, FEW, true), Status::Ok);
     }
 
     #[test]
