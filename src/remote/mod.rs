@@ -3,8 +3,9 @@
 //!
 //! `entry` has the formats, `store` the operations that a store offers, `folder` a store in a directory, `object` one
 //! that is reached by HTTP (with the feature `remote`), `place` the URL of such a store, `shelf` a store in memory.
-//! `standing` decides by the CI system's variables what a command may write, `client` finds, downloads and uploads
-//! entries, `upkeep` lists, deletes and examines them. `tools` runs `pg_dump` and `pg_restore`, which also `verify`
+//! `standing` decides by the CI system's variables what a command may write, `client` is the store with these rights;
+//! `lookup` finds and downloads entries, `upload` writes them, `announcement` lets machines wait for each other's builds,
+//! `upkeep` lists, deletes and examines entries. `tools` runs `pg_dump` and `pg_restore`, which also `verify`
 //! needs; `through` those of the server's machine.
 //!
 //! Nothing from a store is used unless its hash and its signature are right, it is of the project, definition and
@@ -13,11 +14,15 @@
 //! the feature `cli` this module has no more than the tools.
 
 #[cfg(feature = "cli")]
+mod announcement;
+#[cfg(feature = "cli")]
 mod client;
 #[cfg(feature = "cli")]
 pub(crate) mod entry;
 #[cfg(feature = "cli")]
 mod folder;
+#[cfg(feature = "cli")]
+mod lookup;
 #[cfg(feature = "remote")]
 mod object;
 #[cfg(not(feature = "cli"))]
@@ -35,6 +40,8 @@ mod through;
 pub(crate) mod tools;
 #[cfg(feature = "cli")]
 mod upkeep;
+#[cfg(feature = "cli")]
+mod upload;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,7 +51,11 @@ use crate::names::Fingerprint;
 use crate::pg::replay::Replay;
 
 #[cfg(feature = "cli")]
-pub(crate) use self::client::{Announced, Found, RENEWED, Remote, now_s};
+pub(crate) use self::announcement::{Announced, RENEWED};
+#[cfg(feature = "cli")]
+pub(crate) use self::client::{Remote, now_s};
+#[cfg(feature = "cli")]
+pub(crate) use self::lookup::Found;
 #[cfg(not(feature = "cli"))]
 pub(crate) use self::off::Remote;
 #[cfg(feature = "cli")]
