@@ -1,6 +1,6 @@
 //! `pgstencil run`
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
 
 use crate::events::Warning;
@@ -49,40 +49,25 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
+/// What the command needs, once its clones are there.
+struct Prepared {
+    stencil: Stencil,
+    background: Background,
+    leases: Leases,
+    /// The clone, if the process of an earlier command handed it out and holds it.
+    handed_out: Option<HandedOut>,
+    /// Whether the clones have names that a person may ask for again.
+    named: bool,
+}
+
 pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u8> {
     let here = app.here()?;
     let argv = match args.command.is_empty() {
         false => args.command,
         true => vec![app.env.get_os("SHELL").map_or_else(|| "sh".into(), OsString::from)],
     };
-    let prepare = async {
-        let stencil = app.stencil().await?;
-        let stencil = stencil.with_full_build(args.making.full_build);
-        let mut wanted = clone::wanted(&args.making, Term::Session)?;
-        wanted.command = true;
-        let named = !wanted.pattern.is_unique();
-        let background = Background::new(&stencil);
-        if clone::asks_for_one(&args.making)
-            && let Some((handed_out, mut leases)) = handed_out(app, &stencil, &args.making)
-        {
-            if let Err(error) = clone::tell_handed_out(app, &args.making, &handed_out) {
-                if hand_out::release_held(&mut leases).await.is_none() {
-                    clone::unheard(&stencil, leases).await;
-                }
-                return Err(error);
-            }
-            return Ok((stencil, background, leases, Some(handed_out), named));
-        }
-        match clone::acquire(app, &stencil, &args.making, &wanted).await {
-            Ok(leases) => Ok((stencil, background, leases, None, named)),
-            Err(error) => {
-                background.finish(Task::CleanUp).await;
-                Err(error)
-            }
-        }
-    };
-    let (stencil, mut background, mut leases, handed_out, named) =
-        interruptible(app, signals, prepare).await?;
+    let prepared = interruptible(app, signals, prepare(app, &args.making)).await?;
+    let Prepared { stencil, mut background, mut leases, handed_out, named } = prepared;
     let stopped = |failed: bool| {
         let terminal = std::io::stdin().is_terminal();
         failed.then(|| refusal::of(&argv, &here, terminal)).flatten()
@@ -90,13 +75,7 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     let mut job = Job::new(argv.clone(), here.clone());
     let shard = args.making.shard.map(|(index, count)| Shard { index, count });
     job.env = leases.variables_for_run(shard).await?;
-    job.cleared = CLEARED.map(Into::into).to_vec();
-    // A run within a run must not see the numbered names of the outer one.
-    let outer = app.env.iter().map(|(name, _)| name.to_owned());
-    job.cleared.extend(outer.filter(|name| {
-        let name = name.to_string_lossy();
-        name.starts_with("PGSTENCIL_NAME") || name.starts_with("PGSTENCIL_URL")
-    }));
+    job.cleared = cleared(app);
     // Before the command, so that while it runs the next run's clone is created, and other runs' leftovers are
     // dropped.
     let (definition, provenance) = (leases.definition.clone(), leases.provenance.clone());
@@ -122,31 +101,12 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     }
     // A command that was not even started leaves nothing to inspect.
     let failed = ended.as_ref().is_ok_and(|status| !status.success());
-    let keep = args.keep || (args.keep_on_failure && failed);
     if let Some(reason) = stopped(failed) {
         app.printer.warn(reason);
     }
-    // Whatever happens here, the caller needs the command's own exit code.
-    if keep {
-        match leases.prolong(Term::Usual).await {
-            Ok(()) => {
-                tell_kept(app, &stencil, &leases.clones);
-                leases.leave().await;
-            }
-            Err(error) => app.printer.warn(&format!("could not keep the clone: {}", wire::chain(&error))),
-        }
-    } else if let Some(warnings) = hand_out::release_held(&mut leases).await {
-        warnings.iter().for_each(|w| app.printer.caution(w));
-    } else {
-        match release(app, signals, leases).await {
-            Ok(warnings) => warnings.iter().for_each(|w| app.printer.caution(w)),
-            Err(error) => app.printer.warn(&format!(
-                "could not release the clone ({}); the next command drops it",
-                wire::chain(&error)
-            )),
-        }
-        background.finish(Task::CleanUp).await;
-        stencil.close().await;
+    match args.keep || (args.keep_on_failure && failed) {
+        true => keep(app, &stencil, leases).await,
+        false => give_back(app, &stencil, signals, leases, background).await,
     }
     pushing.finish(app).await;
     match handed_out.is_some_and(|clone| clone.has_bound) {
@@ -155,6 +115,79 @@ pub(crate) async fn run(app: &App, args: Run, signals: &mut Signals) -> Result<u
     }
     clone::rebuild_later(&stencil, &definition, &provenance).await;
     code(ended?)
+}
+
+/// Gets the clones: from the process of an earlier command if there is one, else by itself.
+async fn prepare(app: &App, making: &Making) -> Result<Prepared> {
+    let stencil = app.stencil().await?.with_full_build(making.full_build);
+    let mut wanted = clone::wanted(making, Term::Session)?;
+    wanted.command = true;
+    let named = !wanted.pattern.is_unique();
+    let background = Background::new(&stencil);
+    if clone::asks_for_one(making)
+        && let Some((handed_out, mut leases)) = handed_out(app, &stencil, making)
+    {
+        if let Err(error) = clone::tell_handed_out(app, making, &handed_out) {
+            if hand_out::release_held(&mut leases).await.is_none() {
+                clone::unheard(&stencil, leases).await;
+            }
+            return Err(error);
+        }
+        return Ok(Prepared { stencil, background, leases, handed_out: Some(handed_out), named });
+    }
+    match clone::acquire(app, &stencil, making, &wanted).await {
+        Ok(leases) => Ok(Prepared { stencil, background, leases, handed_out: None, named }),
+        Err(error) => {
+            background.finish(Task::CleanUp).await;
+            Err(error)
+        }
+    }
+}
+
+/// Returns the variables that the command must not inherit. A run within a run must not see the numbered names of the
+/// outer one.
+fn cleared(app: &App) -> Vec<OsString> {
+    let numbered = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        name.starts_with("PGSTENCIL_NAME") || name.starts_with("PGSTENCIL_URL")
+    };
+    let outer = app.env.iter().map(|(name, _)| name).filter(|name| numbered(name));
+    CLEARED.map(Into::into).into_iter().chain(outer.map(ToOwned::to_owned)).collect()
+}
+
+/// Keeps the clones. A failure is told, and is no error: the caller needs the command's own exit code.
+async fn keep(app: &App, stencil: &Stencil, mut leases: Leases) {
+    match leases.prolong(Term::Usual).await {
+        Ok(()) => {
+            tell_kept(app, stencil, &leases.clones);
+            leases.leave().await;
+        }
+        Err(error) => app.printer.warn(&format!("could not keep the clone: {}", wire::chain(&error))),
+    }
+}
+
+/// Releases the clones, and has them dropped. A failure is told, and is no error: the caller needs the command's own
+/// exit code.
+async fn give_back(
+    app: &App,
+    stencil: &Stencil,
+    signals: &mut Signals,
+    mut leases: Leases,
+    background: Background,
+) {
+    if let Some(warnings) = hand_out::release_held(&mut leases).await {
+        warnings.iter().for_each(|w| app.printer.caution(w));
+        return;
+    }
+    match release(app, signals, leases).await {
+        Ok(warnings) => warnings.iter().for_each(|w| app.printer.caution(w)),
+        Err(error) => app.printer.warn(&format!(
+            "could not release the clone ({}); the next command drops it",
+            wire::chain(&error)
+        )),
+    }
+    background.finish(Task::CleanUp).await;
+    stencil.close().await;
 }
 
 /// Has a clone handed out, and held until this command ends; `None` if no process can.
