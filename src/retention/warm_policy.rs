@@ -222,6 +222,48 @@ mod tests {
         assert_eq!(replay(&minutes(&[1.0, 3.0, 4.0, 8.0, 60.0, 900.0, 902.0])), [2, 2, 2, 2, 2, 0, 2]);
     }
 
+    /// Seconds between the commits of 26 November 2026 to this project, a long day of several people. Each followed a test
+    /// run, which is taken for the request of one clone.
+    #[rustfmt::skip]
+    const DAY: [u16; 256] = [
+        562, 521, 143, 279, 93, 213, 19, 161, 264, 11, 41, 194, 179, 44, 121, 137, 402, 41, 513, 697, 71, 9,
+        258, 4, 93, 252, 26, 247, 79, 52, 366, 11, 59, 225, 1055, 145, 213, 38, 13, 344, 189, 546, 1, 115, 114,
+        192, 136, 207, 82, 184, 29, 224, 42, 40, 1450, 247, 180, 984, 59, 272, 694, 381, 155, 64, 115, 296, 58,
+        81, 333, 98, 89, 51, 131, 27, 108, 45, 302, 12, 114, 67, 199, 224, 68, 31, 97, 191, 14, 32, 64, 288, 17,
+        447, 332, 191, 1550, 71, 71, 562, 962, 1038, 25, 73, 327, 85, 142, 188, 27, 69, 112, 421, 39, 5, 153,
+        258, 60, 106, 53, 176, 45, 145, 46, 60, 263, 28, 151, 135, 321, 183, 10, 54, 367, 21, 40, 98, 205, 180,
+        309, 462, 212, 188, 105, 138, 243, 204, 238, 1165, 243, 187, 405, 504, 668, 526, 700, 1136, 860, 989,
+        197, 88, 352, 52, 462, 469, 320, 310, 268, 239, 354, 208, 474, 31, 22, 296, 172, 368, 202, 81, 67, 264,
+        1059, 533, 1085, 602, 2422, 421, 337, 173, 525, 312, 190, 37, 163, 5, 212, 388, 322, 511, 404, 56, 346,
+        378, 78, 82, 191, 449, 591, 1409, 87, 987, 583, 2801, 521, 27, 631, 694, 746, 142, 80, 5, 186, 212, 132,
+        280, 402, 30, 189, 116, 25, 89, 484, 832, 668, 224, 1322, 1035, 1615, 2368, 76, 26, 128, 509, 584, 367,
+        402, 325, 80, 36, 416, 393, 32, 708, 49, 1635, 145, 372, 1342, 636,
+    ];
+
+    #[test]
+    fn on_a_recorded_day_nearly_all_find_a_warm_clone_and_few_are_dropped_unused() {
+        let shelf = Shelf { few: 2, many: 8, ..shelf() };
+        let mut demand = Demand { clones: 0.0, uses: 1.0 };
+        let (mut stock, mut warm, mut made, mut unused) = (0_i64, 0, 0, 0);
+        for gap in DAY.map(f64::from) {
+            // A cleanup that comes while nobody asks.
+            let clones: Vec<_> = (0..stock).map(|_| of(1, gap)).collect();
+            let dropped = spare(&clones, std::slice::from_ref(&shelf)).iter().flatten().count() as i64;
+            unused += dropped;
+            stock -= dropped;
+            if stock > 0 {
+                warm += 1;
+                stock -= 1;
+            }
+            demand = demand.after(gap).with_request(1);
+            let more = missing(demand, stock, 10, &shelf);
+            made += more;
+            stock += more;
+        }
+        // All but the first; one clone for each request, and the two that are left.
+        assert_eq!((warm, made, unused + stock), (DAY.len() as i64 - 1, DAY.len() as i64 + 1, 2));
+    }
+
     #[test]
     fn shards_that_start_together_find_as_many_the_next_time() {
         let shards: Vec<_> = (0..12).map(|n| (600.0 + f64::from(n) * 0.5, 1)).collect();
