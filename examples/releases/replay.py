@@ -384,28 +384,28 @@ def travel(replay, older, newer):
     edited = code["edited"] / "own/news/migrations/0001_table.py"
     edited.write_text(edited.read_text().replace("max_length=80", "max_length=90"))
     steps = ["newer", "older", "older", "branch", "branch", "newer", "edited", "edited"]
-    for way in ("a store", "a cache file"):
-        more = REMOTE.format(store=replay.directory / "store") if way == "a store" else ""
-        (replay.directory / "store").mkdir(exist_ok=True)
-        file, known, rows = replay.directory / "cache.tar.zst", {}, []
-        for number, name in enumerate(steps):
-            replay.machine(f"{way[2:].replace(' ', '-')}-{number}")
+    store, file = replay.directory / "store", replay.directory / "cache.tar.zst"
+    store.mkdir()
+    for way, more in {"store": REMOTE.format(store=store), "cache file": ""}.items():
+        known, rows = {}, []
+        for number, name in enumerate(steps, 1):
+            replay.machine(f"{way}-{number}".replace(" ", "-"))
             project = code[name]
             replay.configure(project, "travel", "never", more)
             if not more and file.exists():
                 replay.pgstencil(project, "cache", "restore", str(file))
-            answer, added, took, command = replay.ensure(project)
+            answer, added, took, _ = replay.ensure(project)
             base = known.get(answer.get("extends", {}).get("base"), "")
             there = ", ".join(known.values())
             known.setdefault(answer["fingerprint"], name)
             right = applied(replay, project)
-            rows.append([number + 1, name, there, answer["outcome"], base, "" if added is None else added,
+            rows.append([number, name, there, answer["outcome"], base, "" if added is None else added,
                          f"{took:.1f}", right, replay.verify(project)])
             print(rows[-1], file=sys.stderr)
             if not more:
                 replay.pgstencil(project, "cache", "save", str(file))
             replay.leave()
-        table([f"machine, with {way}", "code", "templates there", "outcome", "base", "added", "seconds",
+        table([f"machine, with a {way}", "code", "templates there", "outcome", "base", "added", "seconds",
                "recorded", "verify"], rows)
 
 

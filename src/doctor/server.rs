@@ -41,7 +41,7 @@ pub(super) async fn read(session: &mut Session) -> Result<Seen> {
 /// <https://www.postgresql.org/docs/release/15.4/>
 const MARK_INVALID: [(u32, u32); 3] = [(13, 12), (14, 9), (15, 4)];
 
-/// Slot count below which a moment's session of background work is in the way of programs.
+/// Number of slots below which a short session of background work can keep a program from its own.
 const FEW: i64 = 8;
 
 pub(super) fn version(number: u32) -> Check {
@@ -160,7 +160,7 @@ fn judge_slots(slots: Slots, background: bool) -> Check {
     let (usable, kept, free) = (slots.usable, Slots::left_free(slots.usable), slots.free.max(0));
     if background && usable < FEW {
         let words = format!(
-            "pgstencil's role may have {usable} sessions at once: background work takes one for moments, and a program that needs all the others is refused meanwhile"
+            "pgstencil's role may have only {usable} sessions: while background work has one, a program that needs all of them gets an error"
         );
         return Check::warning(
             name,

@@ -121,6 +121,16 @@ pub(crate) struct Dump {
     pub(crate) replay: Replay,
 }
 
+/// End of the name of each dump.
+pub(crate) const DUMP_END: &str = ".dump.zst";
+
+impl Dump {
+    /// Returns its name in the entry's directory.
+    pub(crate) fn name(&self) -> String {
+        format!("{}{DUMP_END}", self.blake3)
+    }
+}
+
 impl Manifest {
     /// Returns the recipe, if it has the same core as `fresh`, which may be the inputs of another template of the
     /// same definition.
@@ -228,6 +238,16 @@ fn short(text: &[u8]) -> String {
 /// Returns the directory of an entry.
 pub(crate) fn directory(project: &str, definition: &str, scope: &str, fingerprint: &str) -> String {
     format!("{TOP}/{project}/{definition}/{scope}/tpl/{fingerprint}")
+}
+
+/// Returns the key of an entry's manifest.
+pub(crate) fn manifest_key(project: &str, definition: &str, scope: &str, fingerprint: &str) -> String {
+    format!("{}/manifest", directory(project, definition, scope, fingerprint))
+}
+
+/// Returns the key by which it is recorded that an entry was used.
+pub(crate) fn used(project: &str, definition: &str, scope: &str, fingerprint: &str) -> String {
+    format!("{TOP}/{project}/{definition}/{scope}/used/{fingerprint}")
 }
 
 /// Returns the key by which a command says that it builds a template.

@@ -75,7 +75,7 @@ impl Remote {
         fingerprint: &str,
         fresh: &Recipe,
     ) -> std::result::Result<std::result::Result<Option<Found>, Why>, StoreError> {
-        let key = format!("{}/manifest", entry::directory(&self.project, definition, scope, fingerprint));
+        let key = entry::manifest_key(&self.project, definition, scope, fingerprint);
         let Some(bytes) = self.store.get(&key, entry::MANIFEST).await? else {
             return Ok(Ok(None));
         };
@@ -243,7 +243,7 @@ impl Remote {
             entry::directory(&manifest.project, &manifest.definition, &manifest.scope, &manifest.fingerprint);
         let mut files = Vec::new();
         for (index, dump) in manifest.databases.iter().enumerate() {
-            let key = format!("{directory}/{}.dump.zst", dump.blake3);
+            let key = format!("{directory}/{}", dump.name());
             let blob = self.within(self.store.get(&key, dump.bytes)).await?;
             let entry = format!("entry {}", &manifest.fingerprint[..12]);
             let blob = blob.ok_or_else(|| format!("a dump of {entry} is missing"))?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use super::client::{Remote, Why};
-use super::entry::{self, Manifest};
+use super::entry::{self, Dump, Manifest};
 use super::store::{Object, StoreResult};
 use crate::names::random_text;
 use crate::quantity::{count, setting, size};
@@ -115,8 +115,7 @@ impl Remote {
         }
         let (mut entries, mut orphans) = (Vec::new(), Vec::new());
         for ((definition, scope, fingerprint), objects) in groups {
-            let place =
-                format!("{}/manifest", entry::directory(&self.project, definition, scope, fingerprint));
+            let place = entry::manifest_key(&self.project, definition, scope, fingerprint);
             let Some(own) = objects.iter().find(|object| object.key == place) else {
                 orphans.extend(objects.into_iter().cloned());
                 continue;
@@ -126,14 +125,12 @@ impl Remote {
             };
             let opened = entry::open::<Manifest>(&bytes, &self.trusted).map_err(|why| format!("it {why}"));
             let named: BTreeSet<String> = match &opened {
-                Ok((manifest, _)) => {
-                    manifest.databases.iter().map(|d| format!("{}.dump.zst", d.blake3)).collect()
-                }
+                Ok((manifest, _)) => manifest.databases.iter().map(Dump::name).collect(),
                 Err(_) => BTreeSet::new(),
             };
             let is_named = |object: &Object| {
                 let name = object.key.rsplit('/').next().unwrap_or_default();
-                opened.is_err() || !name.ends_with(".dump.zst") || named.contains(name)
+                opened.is_err() || !name.ends_with(entry::DUMP_END) || named.contains(name)
             };
             let (own, other): (Vec<&Object>, Vec<&Object>) = objects.into_iter().partition(|o| is_named(o));
             orphans.extend(other.into_iter().cloned());

@@ -42,7 +42,7 @@ impl Remote {
         let (project, definition, scope) =
             (manifest.project.clone(), manifest.definition.clone(), manifest.scope.clone());
         let directory = entry::directory(&project, &definition, &scope, &manifest.fingerprint);
-        let place = format!("{directory}/manifest");
+        let place = entry::manifest_key(&project, &definition, &scope, &manifest.fingerprint);
         let there = self.within(self.store.get(&place, entry::MANIFEST)).await?;
         let there = there.and_then(|bytes| entry::open::<Manifest>(&bytes, &self.trusted).ok());
         // A full build replaces what was built incrementally; a damaged entry is replaced in any case.
@@ -65,7 +65,7 @@ impl Remote {
                 raw_bytes,
                 ..dump.clone()
             };
-            blobs.push((format!("{directory}/{}.dump.zst", dump.blake3), blob));
+            blobs.push((format!("{directory}/{}", dump.name()), blob));
         }
         let head = Head::new(&project, &definition, recipe, manifest.provisional);
         let head_place = head_place(&scope, &head);
@@ -103,7 +103,7 @@ impl Remote {
             return Ok(true);
         };
         let has = |dump: &Dump| {
-            let key = format!("{directory}/{}.dump.zst", dump.blake3);
+            let key = format!("{directory}/{}", dump.name());
             objects.iter().any(|object| object.key == key && object.bytes == dump.bytes)
         };
         Ok(manifest.databases.iter().all(has))
@@ -121,15 +121,8 @@ impl Remote {
         if self.why_no_write().is_some() {
             return;
         }
-        let manifest = &found.manifest;
-        let key = format!(
-            "{}/{}/{}/{}/used/{}",
-            entry::TOP,
-            manifest.project,
-            manifest.definition,
-            manifest.scope,
-            manifest.fingerprint
-        );
+        let Manifest { project, definition, scope, fingerprint, .. } = &found.manifest;
+        let key = entry::used(project, definition, scope, fingerprint);
         // Otherwise it is only pruned earlier.
         let _ = self.within(self.store.put(&key, b"1".to_vec(), false)).await;
     }

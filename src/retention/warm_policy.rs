@@ -246,7 +246,7 @@ mod tests {
         let mut demand = Demand { clones: 0.0, uses: 1.0 };
         let (mut stock, mut warm, mut made, mut unused) = (0_i64, 0, 0, 0);
         for gap in DAY.map(f64::from) {
-            // A cleanup that comes while nobody asks.
+            // A cleanup at the end of the pause.
             let clones: Vec<_> = (0..stock).map(|_| of(1, gap)).collect();
             let dropped = spare(&clones, std::slice::from_ref(&shelf)).iter().flatten().count() as i64;
             unused += dropped;

@@ -206,9 +206,9 @@ fn a_role_with_few_slots_can_leave_all_of_them_to_its_programs() {
     pgstencil(&project, &["ensure"]).success();
     let doctor = |value: &str| pgstencil(&project, &["doctor"]).env("PGSTENCIL_BACKGROUND", value).run();
     let warned = doctor("auto");
-    assert!(warned.stdout.contains("pgstencil's role may have 3 sessions at once"), "{warned}");
+    assert!(warned.stdout.contains("pgstencil's role may have only 3 sessions"), "{warned}");
     let quiet = doctor("off");
-    assert!(!quiet.stdout.contains("sessions at once"), "{quiet}");
+    assert!(!quiet.stdout.contains("may have only"), "{quiet}");
     // The command itself takes one slot, the program two.
     let program = "psql -XAtc 'select pg_sleep(0.5)' & psql -XAtc 'select 7' && wait $!";
     let sessions = format!("select count(*) from pg_stat_activity where usename = '{}'", role.name);

@@ -8,8 +8,8 @@
 //!
 //! A command starts one such process at most, and none if nothing is due, or if that of an earlier command is still
 //! there to take its work; see [`super::resident`]. Such a process also answers for short commands what takes a session:
-//! see [`super::hand_out`]. That of `run` lives as long as the command: it creates the next warm
-//! clone meanwhile, and drops the clone at the end.
+//! see [`super::hand_out`]. That of `run` lives as long as the command: it creates the next warm clone while the command
+//! runs, and drops the clone at the end.
 
 mod start;
 mod worker;
@@ -23,12 +23,12 @@ use crate::config::value::Host;
 use crate::config::{self, Origin};
 use crate::env::{self, Environment};
 use crate::names::Fingerprint;
-use crate::stencil::{Demand, Door, Due, Endpoint, Holder, Registry};
+use crate::stencil::{Defaults, Demand, Door, Due, Endpoint, Holder, Registry};
+use crate::url::ServerUrl;
 use crate::{Error, Result, Stencil};
 
 pub(super) use self::start::leave;
 use self::start::{failed, program, send, send_low, tell};
-use self::worker::Worker;
 pub(super) use self::worker::{Line, work};
 use super::background_log;
 use super::resident;
@@ -251,7 +251,15 @@ impl Instructions {
 
     /// Returns the stencil for the checkout.
     pub(super) fn stencil(&self) -> Result<Stencil> {
-        self.checkout()?.stencil(&Worker::new(self)?.endpoint)
+        self.checkout()?.stencil(&self.endpoint()?)
+    }
+
+    /// Returns how the server is reached.
+    fn endpoint(&self) -> Result<Endpoint> {
+        let defaults = Defaults { ssl_mode: self.ssl_mode.clone(), ..Defaults::default() };
+        let endpoint = Endpoint::new(ServerUrl::parse(&self.url)?, &defaults)?;
+        let endpoint = endpoint.with_socket(self.socket.clone()).with_door(self.door);
+        Ok(endpoint.in_background())
     }
 
     fn checkout(&self) -> Result<&Checkout> {
@@ -269,6 +277,17 @@ impl Checkout {
             client_host: config.server.client_host.clone(),
             client_port: config.server.client_port,
         })
+    }
+
+    fn stencil(&self, endpoint: &Endpoint) -> Result<Stencil> {
+        let mut config = config::load_again(&self.config, self.origin)?;
+        config.server.client_host.clone_from(&self.client_host);
+        config.server.client_port = self.client_port;
+        let env = Environment::from_process();
+        let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
+        // The starter has ended; waiting processes should see the actual builder.
+        let holder = Holder { pid: std::process::id(), ..self.holder.clone() };
+        Ok(Stencil::new(config, endpoint.clone(), holder, variable).without_drops())
     }
 }
 
@@ -322,17 +341,4 @@ fn tls() -> Vec<(&'static str, OsString)> {
 fn has_hooks(stencil: &Stencil) -> bool {
     let mut definitions = stencil.config().definitions.iter();
     definitions.any(|definition| definition.before_release.is_some())
-}
-
-impl Checkout {
-    fn stencil(&self, endpoint: &Endpoint) -> Result<Stencil> {
-        let mut config = config::load_again(&self.config, self.origin)?;
-        config.server.client_host.clone_from(&self.client_host);
-        config.server.client_port = self.client_port;
-        let env = Environment::from_process();
-        let variable = Arc::new(move |name: &str| env.get_os(name).map(OsString::from));
-        // The starter has ended; waiting processes should see the actual builder.
-        let holder = Holder { pid: std::process::id(), ..self.holder.clone() };
-        Ok(Stencil::new(config, endpoint.clone(), holder, variable).without_drops())
-    }
 }

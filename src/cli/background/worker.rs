@@ -7,8 +7,7 @@ use crate::cli::resident::{self, Listening, STAY};
 use crate::cli::{background_log, hand_out, pushing};
 use crate::env::Environment;
 use crate::quantity::count;
-use crate::stencil::{self, Deadline, Defaults, Endpoint, Rebuilt, Registry};
-use crate::url::ServerUrl;
+use crate::stencil::{self, Deadline, Endpoint, Rebuilt, Registry};
 use crate::{Error, Result, wire};
 use tokio::sync::mpsc;
 
@@ -169,17 +168,14 @@ async fn close(session: &mut Option<Registry>) {
 }
 
 /// One instruction, and how the server is reached.
-pub(super) struct Worker<'a> {
+struct Worker<'a> {
     instructions: &'a Instructions,
-    pub(super) endpoint: Endpoint,
+    endpoint: Endpoint,
 }
 
 impl<'a> Worker<'a> {
-    pub(super) fn new(instructions: &'a Instructions) -> Result<Self> {
-        let defaults = Defaults { ssl_mode: instructions.ssl_mode.clone(), ..Defaults::default() };
-        let endpoint = Endpoint::new(ServerUrl::parse(&instructions.url)?, &defaults)?;
-        let endpoint = endpoint.with_socket(instructions.socket.clone()).with_door(instructions.door);
-        Ok(Worker { instructions, endpoint: endpoint.in_background() })
+    fn new(instructions: &'a Instructions) -> Result<Self> {
+        Ok(Worker { instructions, endpoint: instructions.endpoint()? })
     }
 
     /// What a command may soon wait for comes before what is only in the way. A full build takes long, so it comes
