@@ -122,8 +122,9 @@
 //!     judged before a session with it starts (`pg::door`), and before anything in it is planned. Nothing from a
 //!     remote store is restored before its hashes and its signature are right (`remote`).
 //!
-//! Deliberately absent: a daemon (all state and all locks are in Postgres; a background process that stays for two
-//! seconds, or as long as a `run` that it serves, only saves sessions), a connection pool (locks belong to sessions; a
+//! Deliberately absent: a daemon (all state and all locks are in Postgres; a background process that stays for a `run`
+//! that it serves, or until its warm clones are taken or spare, only saves sessions, and does what the next command
+//! would), a connection pool (locks belong to sessions; a
 //! [`Stencil`] only keeps idle sessions for its next request), state on the local disk (except for the
 //! private server, and for files that can be found out again), and `unsafe`.
 //!

@@ -1,7 +1,7 @@
 //! What a hand-out costs the machine: the processor time of all processes, in loops without a pause.
 //!
 //! A clone with one row written to it, by `psql`, and its drop. Everything counts until the last database is dropped,
-//! as many clones are warm as before, and no process is left in the background.
+//! as many clones are warm as before, and no process in the background has anything left to do.
 
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,8 @@ pub(crate) fn measure(place: &Place, rounds: usize) {
     };
     let rounds = rounds.div_ceil(4);
     tell(&format!("cost: {rounds} rounds of {LOOP} hand-outs"));
-    // Processes in the background become ours when their starter ends, and their time is told when they end.
+    // Processes in the background become ours when their starter ends, and their time is told when they end: those that
+    // stay until warm clones are taken or spare are ended.
     prctl::set_child_subreaper(true).unwrap();
     let project = Generated::tables(100);
     let subject = Subject::new(place, &project.folder());
@@ -62,13 +63,13 @@ pub(crate) fn measure(place: &Place, rounds: usize) {
         for turn in 0..THINGS.len() {
             let nth = (turn + round) % THINGS.len();
             subject.settle();
-            subject.wait_for_background();
+            subject.end_background();
             reap();
             let (server_before, client_before) = (cpu_of(server), children());
             let took = one_loop(&subject, THINGS[nth]);
             let client = children() - client_before;
             subject.settle();
-            subject.wait_for_background();
+            subject.end_background();
             reap();
             let all = children() - client_before;
             let each = |ms: f64| ms / LOOP as f64;

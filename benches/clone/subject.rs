@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -175,16 +178,25 @@ impl<'p> Subject<'p> {
         self.place.server.psql("postgres", &busy) == "t"
     }
 
-    /// Waits until no process of ours is left in the background.
-    pub(crate) fn wait_for_background(&self) {
+    /// Waits until no process of ours has anything to do in the background, and ends those that only wait for warm clones
+    /// to be spare. They are children of this process.
+    pub(crate) fn end_background(&self) {
         let ours = Path::new(PGSTENCIL).canonicalize().unwrap();
-        let running = || {
-            let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-            let mut programs = processes.filter_map(|p| std::fs::read_link(p.path().join("exe")).ok());
-            programs.any(|program| program == ours)
-        };
-        while running() {
+        let sessions =
+            format!("select count(*) from pg_stat_activity where datname = '{}'", self.place.registry);
+        while self.place.server.psql("postgres", &sessions) != "0" {
             std::thread::sleep(Duration::from_millis(20));
+        }
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let program = std::fs::read_link(process.path().join("exe"));
+            let pid = process.file_name().to_str().and_then(|name| name.parse().ok());
+            if let (Ok(program), Some(pid)) = (program, pid)
+                && program == ours
+            {
+                // It may have ended by itself.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                let _ = waitpid(Pid::from_raw(pid), None);
+            }
         }
     }
 

@@ -166,7 +166,7 @@ pub(super) async fn serve(
     holding: Holding,
 ) {
     let mut counter = Counter { stencil: None, lines, holding };
-    while let Some(asked) = questions.recv().await {
+    while let Some(asked) = counter.next(&mut questions).await {
         // Without an answer the command does the work, and reports what is wrong.
         let _ = counter.answer(asked).await;
     }
@@ -234,6 +234,20 @@ impl Counter {
                 Ok(())
             }
         }
+    }
+
+    /// Returns the next question; `None` if there can be no more. If it is long in coming, the sessions that are kept
+    /// for it are closed.
+    async fn next(&self, questions: &mut mpsc::Receiver<Asked>) -> Option<Asked> {
+        if let Ok(next) = tokio::time::timeout(resident::STAY, questions.recv()).await {
+            return next;
+        }
+        if let Some((_, stencil)) = &self.stencil {
+            while let Some(registry) = stencil.take_back() {
+                registry.close().await;
+            }
+        }
+        questions.recv().await
     }
 
     fn stencil(&mut self, instructions: &Instructions) -> Result<Stencil> {

@@ -179,6 +179,7 @@ const ANNOUNCE: &str = include_str!("queries/announce_template.sql");
 const STOCK: &str = include_str!("queries/warm_stock.sql");
 /// Clones of the template that was used last come first, and for each template the oldest ones.
 const ALL_WARM: &str = include_str!("queries/warm_clones.sql");
+const SINCE: &str = include_str!("queries/warm_since.sql");
 const FULL: &str = "UPDATE pgstencil.meta SET full_at = now()";
 
 impl Registry {
@@ -258,6 +259,22 @@ impl Registry {
     ) -> Result<Option<StockRow>> {
         let stock = self.stock_of(project, definition, fingerprint);
         self.session().first(stock).await.doing(|| "count the warm clones".into())
+    }
+
+    /// Returns the time since the last use of a template; `None` if it has no warm clones.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn stocked_since(
+        &mut self,
+        project: &str,
+        definition: &str,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<Seconds>> {
+        let since = sql::planned("pgstencil_since", SINCE, &[&project, &definition, &fingerprint]);
+        let row: Option<(Seconds,)> =
+            self.session().first(since).await.doing(|| "look for warm clones".into())?;
+        Ok(row.map(|(idle,)| idle))
     }
 
     fn stock_of(&self, project: &str, definition: &str, fingerprint: &Fingerprint) -> Statement {

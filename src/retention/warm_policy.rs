@@ -117,6 +117,12 @@ pub fn spare(clones: &[WarmClone], shelves: &[Shelf]) -> Vec<Option<Rule>> {
     clones.iter().map(judge).collect()
 }
 
+/// Returns after how many seconds without use a template's warm clones may be spare, counted from now; `None` if all
+/// of them are. `idle`: the seconds without use until now.
+pub fn next_look(idle: f64) -> Option<f64> {
+    [QUIET, FORGOTTEN].into_iter().find(|limit| idle <= *limit).map(|limit| limit - idle)
+}
+
 /// Returns the number of missing warm clones of one template. `warm`: the existing ones; `bytes`: the size of one
 /// clone.
 pub fn missing(demand: Demand, warm: i64, bytes: u64, shelf: &Shelf) -> i64 {
@@ -178,6 +184,19 @@ mod tests {
         assert_eq!(spare(&[older(599.0), older(601.0)], &[shelf()]), [None, Some(Rule::Idle)]);
         let lost = WarmClone { template: None, ..of(1, 0.0) };
         assert_eq!(spare(&[lost], &[shelf()]), [Some(Rule::Template)]);
+    }
+
+    #[test]
+    fn who_waits_looks_again_when_the_rules_change() {
+        let spare = |idle| spare(&[of(1, idle), of(1, idle)], &[shelf()]).iter().flatten().count();
+        let mut idle = 12.0;
+        let mut seen = Vec::new();
+        while let Some(pause) = next_look(idle) {
+            assert_eq!(spare(idle + pause), spare(idle), "nothing changes before {pause}");
+            idle += pause + 1.0;
+            seen.push((idle, spare(idle)));
+        }
+        assert_eq!(seen, [(601.0, 1), (3601.0, 2)]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::private_server::{PrivateServer, Restored, Running, Saved, Saving};
 use crate::registry;
 
 /// Time that sessions may take that are about to end: those of clients end a moment after them, and a background process
-/// stays for two seconds.
+/// keeps its own for two seconds.
 const GRACE: Duration = Duration::from_secs(5);
 /// The first major version with locales that no library provides.
 const BUILTIN: u32 = 17;

@@ -29,6 +29,7 @@ mod remote;
 mod request;
 mod reuse;
 mod session_cache;
+mod stock;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -79,6 +80,7 @@ pub use self::release::Released;
 pub(crate) use self::remote::{NotPulled, NotPushed, Pushed};
 pub use self::request::DatabaseRequest;
 pub(crate) use self::reuse::Age;
+pub(crate) use self::stock::Stock;
 pub(crate) use crate::pg::endpoint::{Defaults, Endpoint, PassLookup};
 pub(crate) use crate::pg::{Deadline, Door};
 pub(crate) use crate::registry::bound::BoundRow;

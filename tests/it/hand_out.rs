@@ -92,6 +92,18 @@ fn a_clone_is_handed_out_and_released_without_a_session() {
 }
 
 #[test]
+fn as_long_as_there_are_warm_clones_no_command_needs_a_session() {
+    let (project, proxy) = project();
+    handed_out(&project, &proxy);
+    // A busy machine may take longer than a command waits for an answer.
+    let after_a_pause = || {
+        std::thread::sleep(Duration::from_secs(3));
+        run(&project, &proxy, &["clone", "--json", "--ttl", "2h"]).1
+    };
+    assert!((0..5).any(|_| after_a_pause()));
+}
+
+#[test]
 fn each_request_is_counted() {
     let (project, proxy) = project();
     for _ in 0..3 {

@@ -7,10 +7,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::background::logged;
 use crate::support::git::repository;
 use crate::support::hold::{list, oid};
-use crate::support::server::{PATIENCE, quote_literal};
-use crate::support::{Build, Pgstencil, Project, Proxy, TestServer, eventually, server};
+use crate::support::server::{PATIENCE, Stop, quote_literal};
+use crate::support::{Build, Pgstencil, Project, Proxy, TestServer, alive, ends, eventually, server};
 
 fn project<'s>(server: &'s TestServer, keys: &str) -> Project<'s> {
     let project = Project::with_migrations(server);
@@ -432,6 +433,56 @@ fn the_idle_keep_few_or_none_and_the_superseded_none() {
     let all = "select count(*) from pgstencil.clone where state = 'warm'";
     let only_new = || registry(&project, of_new) == "1" && registry(&project, all) == "1";
     assert!(eventually(PATIENCE, only_new), "superseded: {}", list(&project));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn their_maker_stays_until_they_are_spare_and_drops_them() {
+    let project = project(server(), "warm = 1\nwarm_max = 3");
+    ensure(&project);
+    let names = clone(&project, &["--clones", "3"]);
+    wait_for_warm(&project, 3);
+    let makers = || -> Vec<i32> {
+        let pids = logged(&project, "created").into_iter().filter_map(|pid| pid.parse().ok());
+        pids.filter(|pid| alive(*pid)).collect()
+    };
+    // An idle process whose work is done stays for two seconds, and has no session afterwards.
+    let sessions = format!("select count(*) from pg_stat_activity where datname = '{}'", project.registry());
+    let idle = || project.server().psql("postgres", &sessions) == "0";
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(eventually(PATIENCE, idle));
+    assert_eq!(makers().len(), 1);
+    let maker = makers()[0];
+    // A release says nothing of demand; the process takes its work, and looks again when the policy says so.
+    let since = |seconds: u32| {
+        registry(
+            &project,
+            &format!("update pgstencil.template set last_used_at = now() - interval '{seconds} s'"),
+        )
+    };
+    since(596);
+    Pgstencil::new(&project).args(["release", &names[0]]).success();
+    assert!(eventually(PATIENCE, || warm(&project).len() == 1), "{}", list(&project));
+    assert_eq!(makers(), [maker]);
+    since(3596);
+    Pgstencil::new(&project).args(["release", &names[1]]).success();
+    assert!(eventually(PATIENCE, || warm(&project).is_empty()), "{}", list(&project));
+    // It has nothing to wait for.
+    assert!(ends(maker));
+    assert!(logged(&project, "dropped").iter().all(|pid| *pid == maker.to_string()));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_maker_whose_server_is_gone_ends() {
+    let server = TestServer::private();
+    let project = project(&server, "warm = 1");
+    ensure(&project);
+    clone(&project, &[]);
+    wait_for_warm(&project, 1);
+    let maker: i32 = logged(&project, "created").pop().unwrap().parse().unwrap();
+    server.stop(Stop::Fast);
+    assert!(ends(maker));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What the background process does: the instructions come in lines, and are carried out one after the other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Instructions;
 use crate::cli::resident::{self, Listening, STAY};
 use crate::cli::{background_log, hand_out, pushing};
 use crate::env::Environment;
 use crate::quantity::count;
-use crate::stencil::{self, Deadline, Endpoint, Rebuilt, Registry};
+use crate::stencil::{self, Deadline, Endpoint, Rebuilt, Registry, Stock};
 use crate::{Error, Result, wire};
 use tokio::sync::mpsc;
 
@@ -116,6 +116,7 @@ impl Lines {
 pub(in crate::cli) async fn work() -> Result<u8> {
     let mut lines = Lines::read();
     let mut session = None;
+    let mut stock = Stock::default();
     let mut result = Err(Error::usage("this command is started by the others"));
     let mut put_off = 0;
     let mut next = lines.next().await;
@@ -127,6 +128,11 @@ pub(in crate::cli) async fn work() -> Result<u8> {
         }
         let worker = Worker::new(&instructions)?;
         let worked = worker.work(&mut session).await;
+        if let Some(task) = &instructions.task
+            && let Ok(fingerprint) = task.fingerprint.parse()
+        {
+            stock.add(&instructions.project, &task.definition, fingerprint);
+        }
         // A cleanup may take a while.
         lines.leave_if_scarce(&worker.endpoint);
         next = match lines.ended {
@@ -134,6 +140,7 @@ pub(in crate::cli) async fn work() -> Result<u8> {
             false => lines.within(SOON).await,
         };
         put_off = if next.is_some() && put_off < TOGETHER { put_off + 1 } else { 0 };
+        let began = Instant::now();
         let cleaned = match put_off {
             // Replaced templates and abandoned builds are dropped, too.
             0 => worker.clean_up(&mut session).await,
@@ -147,6 +154,9 @@ pub(in crate::cli) async fn work() -> Result<u8> {
             while next.is_none() && lines.holding.any() {
                 close(&mut session).await;
                 next = lines.within(STAY).await;
+            }
+            if next.is_none() {
+                next = worker.watch(&mut stock, &mut lines, &mut session, began).await;
             }
         }
         if next.is_none() {
@@ -225,6 +235,29 @@ impl<'a> Worker<'a> {
             self.append(&[format!("created {} of {}", count(made, "warm clone"), task.definition)]);
         }
         worked.map(drop)
+    }
+
+    /// Waits for the next line as long as there are warm clones, and drops those that nobody takes: there may be no later
+    /// command that would. `cleaned`: the begin of the last cleanup. Keeps no session meanwhile. `None`: there are none
+    /// left.
+    async fn watch(
+        &self,
+        stock: &mut Stock,
+        lines: &mut Lines,
+        session: &mut Option<Registry>,
+        mut cleaned: Instant,
+    ) -> Option<String> {
+        while let Some(registry) = session.as_mut()
+            && let Some(pause) = stock.next_look(registry, cleaned).await
+        {
+            close(session).await;
+            if let Some(line) = lines.within(pause).await {
+                return Some(line);
+            }
+            cleaned = Instant::now();
+            self.log([&self.clean_up(session).await, &Ok(())]);
+        }
+        None
     }
 
     async fn drop_leftovers(&self, session: &mut Option<Registry>) -> Result<()> {

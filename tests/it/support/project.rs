@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::random_id;
@@ -314,10 +316,28 @@ extend = "never"
         texts.lines().map(str::to_owned).collect()
     }
 
+    /// Ends the background processes that stay as long as there are warm clones.
+    fn end_watchers(&self) {
+        let log = self.home().join(".cache/pgstencil/background.log");
+        for line in std::fs::read_to_string(log).unwrap_or_default().lines() {
+            let Some(pid) = line.split(' ').nth(1) else {
+                continue;
+            };
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if command.ends_with(b"background\0")
+                && let Ok(pid) = pid.parse()
+            {
+                // It may have ended by itself.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+    }
+
     fn remove(&self) -> Result<(), sqlx::Error> {
         // A server that the test stopped keeps nothing that matters.
         self.server.try_psql("postgres", "select 1")?;
-        // Whoever works on in the background would write into what is dropped here.
+        self.end_watchers();
+        // What works on in the background would write into what is dropped here.
         let end = format!(
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = {}",
             quote_literal(&self.registry())
