@@ -474,6 +474,21 @@ fn their_maker_stays_until_they_are_spare_and_drops_them() {
 
 #[test]
 #[cfg(target_os = "linux")]
+fn a_maker_that_is_told_to_end_ends_and_what_it_made_is_used() {
+    let project = project(server(), "warm = 1");
+    ensure(&project);
+    clone(&project, &[]);
+    wait_for_warm(&project, 1);
+    let before = oids(&project);
+    let maker: i32 = logged(&project, "created").pop().unwrap().parse().unwrap();
+    kill(Pid::from_raw(maker), Signal::SIGTERM).unwrap();
+    assert!(ends(maker));
+    let name = clone(&project, &[]).remove(0);
+    assert!(before.contains(&oid(&project, &name)), "{}", list(&project));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
 fn a_maker_whose_server_is_gone_ends() {
     let server = TestServer::private();
     let project = project(&server, "warm = 1");

@@ -6,6 +6,7 @@ use super::Instructions;
 use crate::cli::resident::{self, Listening, STAY};
 use crate::cli::{background_log, hand_out, pushing};
 use crate::env::Environment;
+use crate::process::Signals;
 use crate::quantity::count;
 use crate::stencil::{self, Deadline, Endpoint, Rebuilt, Registry, Stock};
 use crate::{Error, Result, wire};
@@ -21,7 +22,10 @@ const TOGETHER: u32 = 12;
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 /// The instructions of the starter and of later commands, as they come.
-struct Lines {
+struct Lines<'a> {
+    signals: &'a mut Signals,
+    /// Whether one came: this process ends as soon as nothing is left to do.
+    stopped: bool,
     sender: mpsc::UnboundedSender<Line>,
     receiver: mpsc::UnboundedReceiver<Line>,
     /// Whether the starter has ended.
@@ -43,8 +47,8 @@ impl From<String> for Line {
     }
 }
 
-impl Lines {
-    fn read() -> Self {
+impl<'a> Lines<'a> {
+    fn read(signals: &'a mut Signals) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         let starter = sender.clone();
         std::thread::spawn(move || {
@@ -55,12 +59,13 @@ impl Lines {
                 }
             }
         });
-        Lines { sender, receiver, ended: false, listening: None, holding: hand_out::Holding::default() }
+        let holding = hand_out::Holding::default();
+        Lines { signals, stopped: false, sender, receiver, ended: false, listening: None, holding }
     }
 
     /// From now on takes the lines of other commands, too.
     fn listen(&mut self, address: &str) {
-        if self.listening.is_none() {
+        if self.listening.is_none() && !self.stopped {
             let (questions, asked) = mpsc::channel(1);
             self.listening = resident::listen(address, self.sender.clone(), questions);
             if self.listening.is_some() {
@@ -81,9 +86,15 @@ impl Lines {
             if self.ended && self.listening.is_none() && !self.holding.any() {
                 return self.waiting();
             }
-            match self.receiver.recv().await? {
-                Line::Text(line) => return Some(line),
-                Line::End => self.ended = true,
+            tokio::select! {
+                line = self.receiver.recv() => match line? {
+                    Line::Text(line) => return Some(line),
+                    Line::End => self.ended = true,
+                },
+                _ = self.signals.next(), if !self.stopped => {
+                    self.stopped = true;
+                    self.leave();
+                }
             }
         }
     }
@@ -112,9 +123,9 @@ impl Lines {
     }
 }
 
-/// What the process does.
-pub(in crate::cli) async fn work() -> Result<u8> {
-    let mut lines = Lines::read();
+/// What the process does. After a signal it finishes what it has begun, and does not stay.
+pub(in crate::cli) async fn work(signals: &mut Signals) -> Result<u8> {
+    let mut lines = Lines::read(signals);
     let mut session = None;
     let mut stock = Stock::default();
     let mut result = Err(Error::usage("this command is started by the others"));
@@ -243,16 +254,18 @@ impl<'a> Worker<'a> {
     async fn watch(
         &self,
         stock: &mut Stock,
-        lines: &mut Lines,
+        lines: &mut Lines<'_>,
         session: &mut Option<Registry>,
         mut cleaned: Instant,
     ) -> Option<String> {
-        while let Some(registry) = session.as_mut()
+        while lines.listening.is_some()
+            && let Some(registry) = session.as_mut()
             && let Some(pause) = stock.next_look(registry, cleaned).await
         {
             close(session).await;
-            if let Some(line) = lines.within(pause).await {
-                return Some(line);
+            let next = lines.within(pause).await;
+            if next.is_some() || lines.stopped {
+                return next;
             }
             cleaned = Instant::now();
             self.log([&self.clean_up(session).await, &Ok(())]);

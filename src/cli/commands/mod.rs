@@ -115,7 +115,7 @@ impl Command {
             Command::Run(args) => return run::run(app, args, signals).await,
             // Its life is that of its standard input.
             Command::Serve(args) => return serve::serve(app, &args, signals).await,
-            Command::Background => return background::work().await,
+            Command::Background => return background::work(signals).await,
             Command::Clone(args) => Box::pin(clone::clone(app, args)),
             Command::Ensure(args) => Box::pin(ensure::ensure(app, args)),
             Command::Explain(args) => Box::pin(explain::explain(app, args)),
