@@ -4,23 +4,16 @@
 //! The credentials are those that the providers' own programs find in the environment or on the machine. No text of
 //! this file contains one: an error says the status and the code of the answer, and nothing of the request.
 
-use std::cell::RefCell;
-use std::error::Error as StdError;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use futures_util::TryStreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
-    ReqwestConnector,
-};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::path::Path;
@@ -29,6 +22,11 @@ use object_store::{
     ObjectStoreExt as _, PutMode, PutPayload, RetryConfig,
 };
 
+mod failure;
+mod variables;
+
+use self::failure::{Failed, Observed, observed};
+use self::variables::{Variables, is_true};
 use super::place::{Kind, Place};
 use super::store::{Object, Store, StoreError, StoreResult};
 use crate::env::{self, Environment};
@@ -39,8 +37,6 @@ const RETRIES: usize = 3;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Longest time until a connection stands.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Shortest value that is looked for in an error: a shorter one would also hide words.
-const SECRET: usize = 6;
 
 /// A store that is reached by HTTP. It is set up by the first operation: most commands need none.
 #[derive(Debug)]
@@ -51,55 +47,6 @@ pub(super) struct Objects {
     client: OnceLock<Result<Arc<dyn ObjectStore>, StoreError>>,
     /// Whether the store refused a condition.
     unconditional: AtomicBool,
-}
-
-/// The variables of the provider. `Debug` shows no value.
-struct Variables(Vec<(String, String)>);
-
-impl std::fmt::Debug for Variables {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
-    }
-}
-
-impl Variables {
-    fn read(kind: Kind, env: &Environment) -> Self {
-        let of_provider = |name: &str| match kind {
-            Kind::S3 => name.starts_with("AWS_"),
-            Kind::Google => name.starts_with("GOOGLE_"),
-            // The second one is set by App Service.
-            Kind::Azure => name.starts_with("AZURE_") || name == "IDENTITY_ENDPOINT",
-            Kind::Http => name == env::REMOTE_TOKEN,
-        };
-        let text = |(name, value): (&std::ffi::OsStr, &std::ffi::OsStr)| {
-            Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()))
-        };
-        let all = env.iter().filter_map(text);
-        Variables(all.filter(|(name, value)| of_provider(name) && !value.is_empty()).collect())
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
-    }
-
-    fn any(&self, names: &[&str]) -> Option<String> {
-        names.iter().find(|name| self.get(name).is_some()).map(ToString::to_string)
-    }
-
-    /// Names and values as the builders take them.
-    fn keys(&self) -> impl Iterator<Item = (String, &str)> {
-        self.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.as_str()))
-    }
-
-    /// Hides all values that may be secret.
-    fn redact(&self, text: String) -> String {
-        let secret = self.0.iter().filter(|(name, value)| env::looks_secret(name) && value.len() >= SECRET);
-        secret.fold(text, |text, (_, value)| text.replace(value, "***"))
-    }
-}
-
-fn is_true(value: &str) -> bool {
-    matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "y" | "on")
 }
 
 impl Objects {
@@ -475,171 +422,9 @@ fn authorization(token: &str) -> object_store::Result<HeaderMap> {
     Ok(headers)
 }
 
-/// The answer to the last request of an operation that was not answered well.
-#[derive(Clone, Debug)]
-struct Answer {
-    status: u16,
-    reason: &'static str,
-    /// The provider's word for what is wrong, such as `AccessDenied`.
-    code: Option<String>,
-}
-
-tokio::task_local! {
-    /// What the requests of the running operation met. The errors of the crate hide it.
-    static MET: RefCell<(Option<Answer>, bool)>;
-}
-
-/// Notes what the requests of an operation meet, in [`MET`].
-#[derive(Debug)]
-struct Observed;
-
-impl HttpConnector for Observed {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Observer(ReqwestConnector::default().connect(options)?)))
-    }
-}
-
-#[derive(Debug)]
-struct Observer(HttpClient);
-
-#[async_trait]
-impl HttpService for Observer {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        // Metadata services have these addresses on all clouds.
-        let host = request.uri().host().unwrap_or_default();
-        let of_machine =
-            host.starts_with("169.254.") || host.starts_with("metadata") || host.starts_with("[fd00:");
-        let note = |answer| {
-            // Requests of other tasks, such as those that the crate begins by itself, are not noted.
-            let _ = MET.try_with(|met| *met.borrow_mut() = (answer, of_machine));
-        };
-        note(None);
-        let response = self.0.execute(request).await?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let (parts, body) = response.into_parts();
-        let body = body.bytes().await?;
-        note(Some(Answer {
-            status: status.as_u16(),
-            reason: status.canonical_reason().unwrap_or("an unknown status"),
-            code: code(&String::from_utf8_lossy(&body)).map(str::to_owned),
-        }));
-        Ok(HttpResponse::from_parts(parts, body.into()))
-    }
-}
-
-/// A failed operation.
-struct Failed {
-    error: Error,
-    answer: Option<Answer>,
-    /// Whether the last request was one for credentials.
-    of_machine: bool,
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Failed { error, answer: None, of_machine: false }
-    }
-}
-
-/// Runs an operation, and remembers what its last request met.
-async fn observed<T>(operation: impl Future<Output = object_store::Result<T>>) -> Result<T, Failed> {
-    MET.scope(RefCell::default(), async {
-        operation.await.map_err(|error| {
-            let (answer, of_machine) = MET.with(RefCell::take);
-            Failed { error, answer, of_machine }
-        })
-    })
-    .await
-}
-
-impl Failed {
-    fn status(&self) -> Option<u16> {
-        Some(self.answer.as_ref()?.status)
-    }
-
-    /// Whether there is no such object, though there is the bucket or container.
-    fn is_missing(&self) -> bool {
-        let code = self.answer.as_ref().and_then(|answer| answer.code.as_deref());
-        matches!(self.error, Error::NotFound { .. })
-            && !matches!(code, Some("NoSuchBucket" | "ContainerNotFound"))
-    }
-
-    /// Whether the store says that it does not know the condition of a write.
-    fn knows_no_condition(&self) -> bool {
-        matches!(self.error, Error::NotImplemented { .. }) || self.status() == Some(501)
-    }
-
-    /// Says what went wrong, without the URL of the request, which may hold a signature.
-    fn describe(&self) -> StoreError {
-        let causes =
-            || std::iter::successors(Some(&self.error as &(dyn StdError + 'static)), |e| (*e).source());
-        let last = causes().last().map(|cause| one_line(&cause.to_string())).unwrap_or_default();
-        if self.of_machine {
-            return StoreError::down(
-                "there are no credentials: no variable holds any, and the machine has none".into(),
-            );
-        }
-        if let Some(Answer { status, reason, code, .. }) = &self.answer {
-            let code = code.as_deref().map(|code| format!(" ({code})")).unwrap_or_default();
-            let words = format!("it answered {status} {reason}{code}");
-            return match matches!(status, 408 | 429 | 500..) {
-                true => StoreError::down(words),
-                false => StoreError::refused(words),
-            };
-        }
-        StoreError::down(
-            match causes().find_map(|cause| cause.downcast_ref::<HttpError>()).map(HttpError::kind) {
-                Some(HttpErrorKind::Timeout) => "it did not answer in time".into(),
-                Some(HttpErrorKind::Connect) => format!("no connection: {last}"),
-                Some(_) => format!("the connection failed: {last}"),
-                None => last,
-            },
-        )
-    }
-}
-
-/// Returns the provider's word for what is wrong.
-fn code(body: &str) -> Option<&str> {
-    let (_, rest) = body.split_once("<Code>")?;
-    let (code, _) = rest.split_once("</Code>")?;
-    let is_word = !code.is_empty() && code.len() <= 60 && code.bytes().all(|b| b.is_ascii_alphanumeric());
-    is_word.then_some(code)
-}
-
-/// Returns text of another program without its queries and line breaks, which could be long.
-fn one_line(text: &str) -> String {
-    let words = text.split_whitespace().map(|word| word.split_once('?').map_or(word, |(before, _)| before));
-    words.collect::<Vec<_>>().join(" ").chars().take(200).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_code_of_an_answer_is_a_word() {
-        assert_eq!(
-            code("<Error><Code>AccessDenied</Code><Message>no</Message></Error>"),
-            Some("AccessDenied")
-        );
-        assert_eq!(code("<Code>two words</Code>"), None);
-        assert_eq!(code("<html>"), None);
-    }
-
-    #[test]
-    fn secrets_are_hidden_and_never_shown() {
-        let env: Environment =
-            [("AWS_SECRET_ACCESS_KEY", "hush-hush"), ("AWS_REGION", "hush"), ("OTHER", "x")]
-                .into_iter()
-                .collect();
-        let variables = Variables::read(Kind::S3, &env);
-        assert_eq!(variables.redact("key hush-hush in hush".into()), "key *** in hush");
-        assert!(!format!("{variables:?}").contains("hush"));
-        assert_eq!(one_line("see https://x/y?sig=abc\nnow"), "see https://x/y now");
-    }
 
     fn at(url: &str, variables: &[(&str, &str)]) -> Result<Objects, String> {
         let place = Place::read(url).unwrap().unwrap();
