@@ -178,6 +178,11 @@ macro_rules! select {
 }
 
 const ALL: &str = select!("ORDER BY created_at, id");
+/// Query for the clones for which a cleanup may have to do something: all but those whose expiry lies ahead.
+const UNSETTLED: &str = select!(
+    "WHERE NOT (state = 'leased' AND lease = 'expiry' AND confirmed AND orphaned_at IS NULL \
+     AND coalesce(expires_at > now(), true)) ORDER BY created_at, id"
+);
 const BY_ID: &str = select!("WHERE id = $1");
 /// Query part for clones with a database of this name: it is ready for use, or its drop has begun and has not
 /// renamed it yet. The queries below also find clones by id or by the name that a person uses. A released clone,
@@ -411,6 +416,16 @@ impl Registry {
     /// The driver's.
     pub(crate) async fn clones(&mut self) -> Result<Vec<CloneRow>> {
         self.session().rows(all()).await.doing(|| "list clones".into())
+    }
+
+    /// Returns the clones for which a cleanup may have to do something, oldest first: all but those that are kept by
+    /// an expiry that lies ahead, of which there may be many.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub(crate) async fn unsettled_clones(&mut self) -> Result<Vec<CloneRow>> {
+        let unsettled = sql::planned("pgstencil_unsettled", UNSETTLED, &[]);
+        self.session().rows(unsettled).await.doing(|| "list clones".into())
     }
 
     /// Returns a clone by its id.

@@ -105,7 +105,7 @@ pub(crate) const MAX_DROPS: usize = 50;
 /// The driver's.
 pub(crate) async fn plan(registry: &mut Registry, grace: Duration) -> Result<Vec<Action>> {
     let mut actions = Vec::new();
-    let clones = registry.clones().await?;
+    let clones = registry.unsettled_clones().await?;
     let templates = registry.unfinished_templates().await?;
     if clones.is_empty() && templates.is_empty() {
         return Ok(actions);

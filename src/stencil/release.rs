@@ -182,8 +182,11 @@ impl Stencil {
             return Err(unknown(names.first().map_or("", String::as_str)));
         };
         let done = self.release_in(&mut registry, names, take, deadline).await;
-        if done.is_ok() {
-            registry.close().await;
+        match done {
+            // The rest of the cleanup follows in this process. They are released in any case.
+            Ok(_) if self.is_background_off() => drop(self.keep_session(registry).await),
+            Ok(_) => registry.close().await,
+            Err(_) => {}
         }
         done
     }
