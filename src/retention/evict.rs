@@ -268,6 +268,14 @@ pub(crate) async fn plan(
     let mut limits: BTreeMap<String, (Limits, Room)> =
         projects.iter().map(|noted| (noted.name.clone(), (limits_of(noted), Room::default()))).collect();
     limits.insert(settings.name.clone(), (limits_of(settings), room));
+    plan_within(registry, &limits).await
+}
+
+/// Plans the evictions that these projects need to keep their limits. Writes nothing.
+async fn plan_within(
+    registry: &mut Registry,
+    limits: &BTreeMap<String, (Limits, Room)>,
+) -> Result<Vec<Eviction>> {
     let mut shelves: BTreeMap<String, Vec<ResidentRow>> = BTreeMap::new();
     for row in registry.residents().await? {
         shelves.entry(row.project.clone()).or_default().push(row);
@@ -372,8 +380,9 @@ pub(crate) async fn drop_now(registry: &mut Registry, evictions: &[Eviction]) ->
     Ok(lines)
 }
 
-/// Makes room for a build: discards the templates that exceed the limits with it. Drops these and earlier discarded
-/// ones, so that the budget is also kept during the build. The new template is expected to be a tenth larger than
+/// Makes room for a build: discards the templates of its project that exceed the limits with it. Drops these and
+/// earlier discarded ones, so that the budget is also kept during the build. What other projects have too much is no
+/// reason to let this one wait; [`keep_limits`] discards it. The new template is expected to be a tenth larger than
 /// the largest one of its definition. Does nothing while there is room.
 ///
 /// # Errors
@@ -394,7 +403,8 @@ pub(crate) async fn make_room(
     // Warm clones are the cheapest to recreate, so they are dropped before any template.
     let spare = warm::spare(registry, Some((project, bytes))).await?;
     drop::drop_warm(registry, &warm::ids(spare)).await?;
-    let plan = plan(registry, settings, room).await?;
+    let own = BTreeMap::from([(settings.name.clone(), (limits_of(settings), room))]);
+    let plan = plan_within(registry, &own).await?;
     let evicted = gone(registry, plan).await?;
     drop_now(registry, &evicted).await?;
     if leftover > 0 {
@@ -403,8 +413,8 @@ pub(crate) async fn make_room(
     Ok(evicted)
 }
 
-/// Discards the templates that exceed the limits after a build. A cleanup drops the databases, unless the budget in
-/// bytes was exceeded: then they are dropped immediately.
+/// Discards the templates that exceed the limits of any project after a build. A cleanup drops the databases, unless
+/// the budget in bytes of this project was exceeded: then they are dropped immediately.
 ///
 /// # Errors
 /// The driver's.
@@ -414,7 +424,8 @@ pub(crate) async fn keep_limits(
 ) -> Result<Vec<Eviction>> {
     let plan = plan(registry, settings, Room::default()).await?;
     let evicted = gone(registry, plan).await?;
-    let for_size = |e: &&Eviction| e.reason == Reason::Rule(Rule::Size);
+    let for_size =
+        |e: &&Eviction| e.template.project == settings.name && e.reason == Reason::Rule(Rule::Size);
     let now: Vec<Eviction> = evicted.iter().filter(for_size).cloned().collect();
     drop_now(registry, &now).await?;
     Ok(evicted)

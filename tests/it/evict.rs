@@ -385,7 +385,12 @@ fn projects_that_nobody_works_on_keep_their_own_limits() {
         idle(&project, fingerprint, "3 days");
     }
     let other = neighbour(&project);
+    // No build waits for the evictions of another project.
+    other.build(&Build::Fail);
     other.append_config("[eviction]\nmax_idle = \"never\"");
+    Pgstencil::new(&other).arg("ensure").fails(4);
+    assert_eq!(ready(&project).len(), 2);
+    other.build(&Build::Migrate);
     ensure(&other);
     assert_eq!(ready(&project).len(), 1);
     drop_project_of(&other, &project);
