@@ -171,10 +171,15 @@ pub(super) fn ask(_: &str, _: &str) -> Option<Answer> {
 /// Connects to the process at an address; `None` if it belongs to another account.
 #[cfg(target_os = "linux")]
 fn connect(address: &str) -> std::io::Result<Option<std::os::unix::net::UnixStream>> {
-    use std::os::linux::net::SocketAddrExt as _;
-    use std::os::unix::net::{SocketAddr, UnixStream};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    use std::os::unix::net::UnixStream;
 
-    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(address)?)?;
+    // A process that was stopped accepts nothing, and once its queue is full, to connect would wait without a limit.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(address.as_bytes())?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
     // What is written to it holds the server's password.
     let peer = rustix::net::sockopt::socket_peercred(&stream)?;
     if peer.uid != rustix::process::geteuid() {
@@ -349,6 +354,22 @@ mod tests {
             {}
         };
         tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    }
+
+    #[test]
+    fn a_queue_that_is_full_keeps_no_command_waiting() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+
+        let address = unused("full");
+        let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new_abstract_name(address.as_bytes()).unwrap())
+            .unwrap();
+        rustix::net::listen(&listener, 1).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect(&address).ok()).take(100).collect();
+        assert!((1..100).contains(&waiting.len()));
+        let (done, given) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send((give(&address, "line"), ask(&address, "why?").is_some())));
+        assert_eq!(given.recv_timeout(Duration::from_secs(20)), Ok((false, false)));
     }
 
     #[tokio::test(flavor = "multi_thread")]

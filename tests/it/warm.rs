@@ -474,6 +474,21 @@ fn their_maker_stays_until_they_are_spare_and_drops_them() {
 
 #[test]
 #[cfg(target_os = "linux")]
+fn a_maker_whose_checkout_is_gone_ends_at_its_next_look() {
+    let project = project(server(), "warm = 1\nwarm_max = 3");
+    ensure(&project);
+    let names = clone(&project, &["--clones", "3"]);
+    wait_for_warm(&project, 3);
+    let maker: i32 = logged(&project, "created").pop().unwrap().parse().unwrap();
+    registry(&project, "update pgstencil.template set last_used_at = now() - interval '596 s'");
+    Pgstencil::new(&project).args(["release", &names[0]]).success();
+    std::fs::remove_file(project.path().join("pgstencil.toml")).unwrap();
+    assert!(ends(maker));
+    assert_eq!(registry(&project, "select count(*) from pgstencil.clone where state = 'warm'"), "1");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
 fn a_maker_that_is_told_to_end_ends_and_what_it_made_is_used() {
     let project = project(server(), "warm = 1");
     ensure(&project);

@@ -20,7 +20,7 @@ use std::process::Child;
 use std::sync::Arc;
 
 use crate::config::value::Host;
-use crate::config::{self, Origin};
+use crate::config::{self, BackgroundWork, Origin};
 use crate::env::{self, Environment};
 use crate::names::Fingerprint;
 use crate::stencil::{Defaults, Demand, Door, Due, Endpoint, Holder, Registry};
@@ -43,7 +43,7 @@ pub(super) struct Instructions {
     ssl_mode: Option<String>,
     registry: String,
     grace_ms: u64,
-    /// The checkout, if something is to be done for it.
+    /// The checkout, if the command has a config.
     checkout: Option<Checkout>,
     /// The server has few connection slots.
     scarce: bool,
@@ -279,6 +279,12 @@ impl Checkout {
         })
     }
 
+    /// Whether it is still there, and its config lets a process stay.
+    fn lets_stay(&self) -> bool {
+        let config = config::load_again(&self.config, self.origin);
+        config.is_ok_and(|config| config.clone.background == BackgroundWork::Auto)
+    }
+
     fn stencil(&self, endpoint: &Endpoint) -> Result<Stencil> {
         let mut config = config::load_again(&self.config, self.origin)?;
         config.server.client_host.clone_from(&self.client_host);
@@ -307,8 +313,9 @@ fn instructions(stencil: &Stencil, task: Task<'_>) -> Result<Instructions> {
         }
     };
     let checkout = match hooks || task.is_some() {
-        false => None,
         true => Some(Checkout::of(stencil)?),
+        // A command may do without a config.
+        false => Checkout::of(stencil).ok(),
     };
     // The commands of the config, and full builds, run in the starter's environment.
     let alone = hooks || task.as_ref().is_some_and(|task| task.rebuild.is_some());

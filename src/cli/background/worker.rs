@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Instructions;
+use super::{Checkout, Instructions};
 use crate::cli::resident::{self, Listening, STAY};
 use crate::cli::{background_log, hand_out, pushing};
 use crate::env::Environment;
@@ -20,6 +20,10 @@ const TOGETHER: u32 = 12;
 
 /// Time to wait for an idle machine before a full build; after it the next command tries again.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// Time after its last work for which the process stays at most: a little longer than the policy keeps the warm clones of
+/// a template that no checkout uses.
+const LONGEST: Duration = Duration::from_secs(65 * 60);
 
 /// The instructions of the starter and of later commands, as they come.
 struct Lines<'a> {
@@ -249,8 +253,8 @@ impl<'a> Worker<'a> {
     }
 
     /// Waits for the next line as long as there are warm clones, and drops those that nobody takes: there may be no later
-    /// command that would. `cleaned`: the begin of the last cleanup. Keeps no session meanwhile. `None`: there are none
-    /// left.
+    /// command that would. `cleaned`: the begin of the last cleanup. Keeps no session until it looks again. `None`: there
+    /// are none left, or others look after them: the checkout is gone, or has not used the template for long.
     async fn watch(
         &self,
         stock: &mut Stock,
@@ -258,17 +262,24 @@ impl<'a> Worker<'a> {
         session: &mut Option<Registry>,
         mut cleaned: Instant,
     ) -> Option<String> {
+        let since = cleaned;
         while lines.listening.is_some()
+            && since.elapsed() < LONGEST
             && let Some(registry) = session.as_mut()
             && let Some(pause) = stock.next_look(registry, cleaned).await
         {
             close(session).await;
-            let next = lines.within(pause).await;
+            // One use of a template that many checkouts share sets the time for all of their processes.
+            let spread = Duration::from_millis(u64::from(std::process::id() % 16) * 500);
+            let next = lines.within(pause + spread).await;
             if next.is_some() || lines.stopped {
                 return next;
             }
             cleaned = Instant::now();
             self.log([&self.clean_up(session).await, &Ok(())]);
+            if !self.instructions.checkout.as_ref().is_some_and(Checkout::lets_stay) {
+                return None;
+            }
         }
         None
     }
