@@ -1,9 +1,9 @@
 //! A background process that is still running gets the work of later commands, too.
 //!
 //! The start of a process, its connection, and statements that the server plans for the first time cost more than most
-//! background work itself. So a background process stays: with its session for a moment, and without one as long as there
-//! are warm clones that it may have to drop. A command of the same user, checkout and server hands its work over instead
-//! of starting another one.
+//! background work itself. So a background process stays: with its session for a moment, and without one as long as
+//! there are warm clones that it may have to drop. A command of the same user, checkout and server hands its work over
+//! instead of starting another one.
 //!
 //! It also answers questions of commands that only need a session with the registry: see [`super::hand_out`].
 //!

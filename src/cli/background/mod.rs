@@ -7,9 +7,9 @@
 //! CI runner that kills it does no harm: the next command cleans up. `start` starts it, `worker` is what it does.
 //!
 //! A command starts one such process at most, and none if nothing is due, or if that of an earlier command is still
-//! there to take its work; see [`super::resident`]. It drops the warm clones that nobody takes, and ends with the last. Such a process also answers for short commands what takes a session:
-//! see [`super::hand_out`]. That of `run` lives as long as the command: it creates the next warm clone while the command
-//! runs, and drops the clone at the end.
+//! there to take its work; see [`super::resident`]. It drops the warm clones that no command takes, and ends with the
+//! last. Such a process also answers for short commands what takes a session: see [`super::hand_out`]. That of `run`
+//! lives as long as the command: it creates the next warm clone while the command runs, and drops the clone at the end.
 
 mod start;
 mod worker;

@@ -21,8 +21,8 @@ const TOGETHER: u32 = 12;
 /// Time to wait for an idle machine before a full build; after it the next command tries again.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
-/// Time after its last work for which the process stays at most: a little longer than the policy keeps the warm clones of
-/// a template that no checkout uses.
+/// Time after its last work for which the process stays at most: a little longer than the policy keeps the warm clones
+/// of a template that no checkout uses.
 const LONGEST: Duration = Duration::from_secs(65 * 60);
 
 /// The instructions of the starter and of later commands, as they come.
@@ -252,9 +252,10 @@ impl<'a> Worker<'a> {
         worked.map(drop)
     }
 
-    /// Waits for the next line as long as there are warm clones, and drops those that nobody takes: there may be no later
-    /// command that would. `cleaned`: the begin of the last cleanup. Keeps no session until it looks again. `None`: there
-    /// are none left, or others look after them: the checkout is gone, or has not used the template for long.
+    /// Waits for the next line as long as there are warm clones, and drops those that no command takes: there may be
+    /// no later command that would. `cleaned`: the begin of the last cleanup. Keeps no session until it looks again.
+    /// `None`: there are none left, or others look after them: the checkout is gone, or has not used the template for
+    /// long.
     async fn watch(
         &self,
         stock: &mut Stock,
