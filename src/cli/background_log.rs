@@ -37,6 +37,10 @@ fn write(file: &Path, text: &str) -> std::io::Result<()> {
     let Some(directory) = file.parent() else {
         return Ok(());
     };
+    // This process may outlive a HOME that was temporary, and must not create it again.
+    if !directory.ancestors().skip(1).take(2).any(Path::is_dir) {
+        return Ok(());
+    }
     private_file::create_directories(directory, false).map_err(|(_, error)| error)?;
     // With the environment of another user, as sudo may leave it, the directory is that user's.
     if std::fs::metadata(directory)?.uid() != rustix::process::geteuid().as_raw() {
@@ -70,5 +74,16 @@ mod tests {
         let before = std::fs::read_to_string(file.with_extension("log.1")).unwrap();
         assert!(before.starts_with(&text));
         assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_home_that_is_gone_is_not_created_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = directory.path().join("home");
+        append(&home.join(".cache/pgstencil/background.log"), "shop", &["late".into()]);
+        assert!(!home.exists());
+        std::fs::create_dir(&home).unwrap();
+        append(&home.join(".cache/pgstencil/background.log"), "shop", &["in time".into()]);
+        assert!(home.join(".cache/pgstencil/background.log").exists());
     }
 }
