@@ -418,8 +418,8 @@ impl Registry {
         self.session().rows(all()).await.doing(|| "list clones".into())
     }
 
-    /// Returns the clones for which a cleanup may have to do something, oldest first: all but those that are kept by
-    /// an expiry that lies ahead, of which there may be many.
+    /// Returns the clones for which a cleanup may have to do something, oldest first. Leaves out the clones whose
+    /// expiry lies ahead: a server may have many.
     ///
     /// # Errors
     /// The driver's.

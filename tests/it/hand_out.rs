@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use pgstencil::internals::LockKey;
 use serde_json::Value;
 
@@ -13,7 +11,7 @@ use crate::support::extension::ensure;
 use crate::support::hold::{Held, goes, list, listed};
 use crate::support::proxy::Proxy;
 use crate::support::server::PATIENCE;
-use crate::support::{Pgstencil, Project, copy, eventually, server, until_done};
+use crate::support::{Pgstencil, Project, copy, eventually, kill_background, server, until_done};
 
 /// A project whose server is reached through a relay, with a template whose clones are created ahead.
 fn project() -> (Project<'static>, Proxy) {
@@ -148,11 +146,7 @@ fn kill_last(project: &Project<'_>) {
     let Some(pid) = logged(project, "").pop() else {
         return;
     };
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    if command.ends_with(b"background\0") {
-        // It may have ended by itself.
-        let _ = kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGKILL);
-    }
+    kill_background(&pid);
 }
 
 #[test]

@@ -410,12 +410,7 @@ fn the_idle_keep_few_or_none_and_the_superseded_none() {
         release.success();
         warm(&project).len()
     };
-    let idle = |since: &str| {
-        registry(
-            &project,
-            &format!("update pgstencil.template set last_used_at = now() - interval '{since}'"),
-        )
-    };
+    let idle = |since: &str| idle(&project, since);
     assert_eq!(sweep(), 3);
     idle("11 minutes");
     assert_eq!(sweep(), 1, "idle");
@@ -435,6 +430,17 @@ fn the_idle_keep_few_or_none_and_the_superseded_none() {
     assert!(eventually(PATIENCE, only_new), "superseded: {}", list(&project));
 }
 
+/// Makes the templates look as if they had not been used for so long.
+fn idle(project: &Project<'_>, since: &str) {
+    registry(project, &format!("update pgstencil.template set last_used_at = now() - interval '{since}'"));
+}
+
+/// The process that made warm clones last.
+#[cfg(target_os = "linux")]
+fn maker(project: &Project<'_>) -> i32 {
+    logged(project, "created").pop().unwrap().parse().unwrap()
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn their_maker_stays_until_they_are_spare_and_drops_them() {
@@ -448,23 +454,17 @@ fn their_maker_stays_until_they_are_spare_and_drops_them() {
     };
     // An idle process whose work is done stays for two seconds, and has no session afterwards.
     let sessions = format!("select count(*) from pg_stat_activity where datname = '{}'", project.registry());
-    let idle = || project.server().psql("postgres", &sessions) == "0";
+    let none = || project.server().psql("postgres", &sessions) == "0";
     std::thread::sleep(Duration::from_secs(3));
-    assert!(eventually(PATIENCE, idle));
+    assert!(eventually(PATIENCE, none));
     assert_eq!(makers().len(), 1);
     let maker = makers()[0];
     // A release says nothing of demand; the process takes its work, and looks again when the policy says so.
-    let since = |seconds: u32| {
-        registry(
-            &project,
-            &format!("update pgstencil.template set last_used_at = now() - interval '{seconds} s'"),
-        )
-    };
-    since(596);
+    idle(&project, "596 s");
     Pgstencil::new(&project).args(["release", &names[0]]).success();
     assert!(eventually(PATIENCE, || warm(&project).len() == 1), "{}", list(&project));
     assert_eq!(makers(), [maker]);
-    since(3596);
+    idle(&project, "3596 s");
     Pgstencil::new(&project).args(["release", &names[1]]).success();
     assert!(eventually(PATIENCE, || warm(&project).is_empty()), "{}", list(&project));
     // It has nothing to wait for.
@@ -479,8 +479,8 @@ fn a_maker_whose_checkout_is_gone_ends_at_its_next_look() {
     ensure(&project);
     let names = clone(&project, &["--clones", "3"]);
     wait_for_warm(&project, 3);
-    let maker: i32 = logged(&project, "created").pop().unwrap().parse().unwrap();
-    registry(&project, "update pgstencil.template set last_used_at = now() - interval '596 s'");
+    let maker = maker(&project);
+    idle(&project, "596 s");
     Pgstencil::new(&project).args(["release", &names[0]]).success();
     std::fs::remove_file(project.path().join("pgstencil.toml")).unwrap();
     assert!(ends(maker));
@@ -495,7 +495,7 @@ fn a_maker_that_is_told_to_end_ends_and_what_it_made_is_used() {
     clone(&project, &[]);
     wait_for_warm(&project, 1);
     let before = oids(&project);
-    let maker: i32 = logged(&project, "created").pop().unwrap().parse().unwrap();
+    let maker = maker(&project);
     kill(Pid::from_raw(maker), Signal::SIGTERM).unwrap();
     assert!(ends(maker));
     let name = clone(&project, &[]).remove(0);
@@ -510,7 +510,7 @@ fn a_maker_whose_server_is_gone_ends() {
     ensure(&project);
     clone(&project, &[]);
     wait_for_warm(&project, 1);
-    let maker: i32 = logged(&project, "created").pop().unwrap().parse().unwrap();
+    let maker = maker(&project);
     server.stop(Stop::Fast);
     assert!(ends(maker));
 }

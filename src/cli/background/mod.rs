@@ -225,7 +225,8 @@ impl Instructions {
     /// Instructions of a command for its checkout: to clean up, and whatever is added to them.
     pub(super) fn for_checkout(stencil: &Stencil) -> Result<Self> {
         let instructions = instructions(stencil, Task::CleanUp)?;
-        Ok(Instructions { checkout: Some(Checkout::of(stencil)?), ..instructions })
+        instructions.checkout()?;
+        Ok(instructions)
     }
 
     /// The same, to record a request, and to make the warm clones that it justifies.

@@ -99,6 +99,16 @@ pub(crate) fn alive(pid: i32) -> bool {
     !state.starts_with(['Z', 'X'])
 }
 
+/// Kills the process of this id, if it is a background process of pgstencil.
+pub(crate) fn kill_background(pid: &str) {
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if command.ends_with(b"background\0") {
+        // It may have ended by itself.
+        let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
 /// Waits until a process has ended: who was killed is there for a moment longer. False if it lives on.
 pub(crate) fn ends(pid: i32) -> bool {
     eventually(server::PATIENCE, || !alive(pid))

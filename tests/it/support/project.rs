@@ -6,13 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::random_id;
 use super::role::Role;
 use super::server::{TestServer, quote_literal};
+use super::{kill_background, random_id};
 
 /// What the build command does, beside writing a line to `builds.log`.
 #[derive(Clone, Debug)]
@@ -323,13 +321,7 @@ extend = "never"
             let Some(pid) = line.split(' ').nth(1) else {
                 continue;
             };
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            if command.ends_with(b"background\0")
-                && let Ok(pid) = pid.parse()
-            {
-                // It may have ended by itself.
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-            }
+            kill_background(pid);
         }
     }
 
